@@ -1,0 +1,27 @@
+"""Structured background work for asyncio: scopes, phases, shields, drains."""
+
+from taskcore._config import TaskConfig, TaskErrorHandler
+from taskcore._drain import DrainEntry, DrainReport
+from taskcore._intake import ScopeState
+from taskcore._observe import TaskEvent
+from taskcore._phase import Lifecycle, Phase
+from taskcore._run import check_cancelled
+from taskcore._scope import TaskScope, current_scope
+from taskcore._task import Task, TaskState, current_task
+
+__all__ = [
+    "DrainEntry",
+    "DrainReport",
+    "Lifecycle",
+    "Phase",
+    "ScopeState",
+    "Task",
+    "TaskConfig",
+    "TaskErrorHandler",
+    "TaskEvent",
+    "TaskScope",
+    "TaskState",
+    "check_cancelled",
+    "current_scope",
+    "current_task",
+]

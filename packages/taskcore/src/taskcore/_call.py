@@ -1,0 +1,144 @@
+"""Tell what a callable is, and refuse at once what could not be called later.
+
+Nothing here runs user code: a coroutine function is only bound to its arguments
+(which makes, and closes, a coroutine object that never ran), and a plain function
+is held against its signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+from taskcore.errors import InvalidCallError
+
+CO_COROUTINE = inspect.CO_COROUTINE
+_GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+
+
+def name_of(func: Callable[..., Any]) -> str:
+    """The name that a person would use for `func`: its qualified name where it has one."""
+    while isinstance(func, partial):
+        func = func.func
+    name = getattr(func, "__qualname__", None)
+    return name if isinstance(name, str) else type(func).__qualname__
+
+
+def is_plain_coroutine_function(func: Callable[..., Any]) -> bool:
+    """Whether `func` is an `async def` itself: the usual case, told at the least cost."""
+    return type(func) is FunctionType and bool(func.__code__.co_flags & CO_COROUTINE)
+
+
+def is_coroutine_function(func: Callable[..., Any]) -> bool:
+    """Whether a call of `func` gives a coroutine: also through partials, methods, objects."""
+    while isinstance(func, partial):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or (
+        not isinstance(func, FunctionType | MethodType | type)
+        and inspect.iscoroutinefunction(getattr(func, "__call__", None))  # noqa: B004 (its kind)
+    )
+
+
+def bind_coroutine(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Make the coroutine of `func`, which checks the arguments and runs nothing.
+
+    Raises:
+        InvalidCallError: The arguments do not fit.
+    """
+    try:
+        return func(*args, **kwargs)
+    except TypeError as error:
+        raise _misfit(func, error) from None
+
+
+def check_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Refuse what cannot be called with these arguments.
+
+    Args:
+        func: What the user gave to `schedule`.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+
+    Returns:
+        Whether `func` is a coroutine function.
+
+    Raises:
+        InvalidCallError: `func` is no function that a task can run, or the arguments do
+            not fit it. A coroutine object is closed first, so no warning follows.
+    """
+    if not callable(func):
+        raise _not_callable(func)
+    kind = _code_flags(func)
+    if kind & _GENERATORS:
+        raise InvalidCallError(
+            f"cannot schedule '{name_of(func)}': it is a generator function, and nobody would "
+            "take what it yields; schedule a function that loops over it"
+        )
+    if is_coroutine_function(func):
+        if kind & CO_COROUTINE:
+            bind_coroutine(func, args, kwargs).close()
+        else:
+            _check_signature(func, args, kwargs)
+        return True
+    _check_signature(func, args, kwargs)
+    return False
+
+
+def _code_flags(func: Callable[..., Any]) -> int:
+    while isinstance(func, partial):
+        func = func.func
+    code = getattr(func, "__code__", None)
+    return code.co_flags if code is not None else 0
+
+
+def _check_signature(
+    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    try:
+        signature = inspect.signature(func)
+    except (ValueError, TypeError):  # a builtin that does not tell its signature
+        return
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise _misfit(func, error) from None
+
+
+def _misfit(func: Callable[..., Any], error: TypeError) -> InvalidCallError:
+    name = name_of(func)
+    try:
+        shape = str(inspect.signature(func))
+    except (ValueError, TypeError):
+        shape = "(...)"
+    return InvalidCallError(
+        f"cannot schedule '{name}': {error}; call schedule({name}, ...) with arguments "
+        f"that fit {name}{shape}"
+    )
+
+
+def _not_callable(func: Any) -> InvalidCallError:
+    if inspect.iscoroutine(func):
+        name = func.__qualname__
+        func.close()
+        return InvalidCallError(
+            f"cannot schedule the coroutine object '{name}(...)': a task needs the function, "
+            f"so that it can start (and retry) it; write schedule({name}, ...) with the "
+            "arguments after it"
+        )
+    kind: str = type(func).__name__
+    if isinstance(func, asyncio.Future):
+        return InvalidCallError(
+            f"cannot schedule this {kind}: it runs already; "
+            "await it, or schedule the function that made it"
+        )
+    if isinstance(func, Awaitable):
+        return InvalidCallError(
+            f"cannot schedule this awaitable {kind}: schedule an async function that awaits it"
+        )
+    return InvalidCallError(
+        f"cannot schedule this {kind}: it cannot be called; write schedule(function, argument, ...)"
+    )

@@ -1,0 +1,234 @@
+"""Frozen settings of a task: their units, defaults, and what each value may be.
+
+Invariant: a `TaskConfig` that exists is valid. Whatever can be checked without
+the function (ranges, types, the shape of a handler) is checked here, at the call
+that names the option.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from taskcore.errors import ConfigTypeError, ConfigValueError
+
+if TYPE_CHECKING:
+    from taskcore._task import Task
+
+TaskErrorHandler: TypeAlias = "Callable[[Task[..., Any], Any], Any]"
+"""What `on_error` takes: called with the task and its exception, sync or async."""
+
+When: TypeAlias = Literal["success", "failure", "always"]
+RunIn: TypeAlias = "Literal['loop', 'thread', 'process'] | Executor"
+Retry: TypeAlias = Callable[..., Awaitable[Any]]
+Limiter: TypeAlias = AbstractAsyncContextManager[Any, Any]
+
+_WHEN = ("success", "failure", "always")
+_RUN_IN = ("loop", "thread", "process")
+
+
+@dataclass(frozen=True, init=False)
+class TaskConfig:
+    """How a task runs. Every option is `None` by default, which means "not set".
+
+    An option that is set nearer to the task wins: `.task(...)` over the config of
+    the scope or app.
+
+    Attributes:
+        name: What logs and reports call the task. Default: the function's qualified name.
+        shield: Keep the task from cancellation that comes from outside it, until the
+            drain's `shield_timeout`. `False` takes back a shield that a default sets.
+        on_error: Called with the task and its exception when its last attempt failed,
+            under the same shield. A plain function is called in a thread.
+        timeout: Seconds that one attempt may take, greater than or equal to 0. The wait
+            for a `limiter` does not count.
+        retry: An async callable `retry(func, *args, **kwargs)` that calls `func` as often
+            as it sees fit, such as `tenacity.AsyncRetrying()`.
+        limiter: An async context manager entered around each attempt, such as
+            `asyncio.Semaphore(5)`.
+        when: Whether a deferred task runs if its unit of work succeeded so far
+            (`"success"`, as if not set), failed (`"failure"`), or in both cases (`"always"`).
+        run_in: `"loop"`, `"thread"`, `"process"`, or a `concurrent.futures.Executor`.
+            Default: coroutine functions on the loop, plain functions in a thread.
+        lane: The lane of the scope whose limit counts, instead of the scope's own.
+        delay: Seconds between schedule (or the phase) and start, greater than or equal to 0.
+    """
+
+    name: str | None = None
+    shield: bool | None = None
+    on_error: TaskErrorHandler | None = None
+    timeout: float | None = None
+    retry: Retry | None = None
+    limiter: Limiter | None = None
+    when: When | None = None
+    run_in: RunIn | None = None
+    lane: str | None = None
+    delay: float | None = None
+
+    # True while a task needs nothing but to await its function; see `_run.start`.
+    _direct = True
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        limiter: Limiter | None = None,
+        when: When | None = None,
+        run_in: RunIn | None = None,
+        lane: str | None = None,
+        delay: float | None = None,
+    ) -> None:
+        """Check and keep what is given.
+
+        Raises:
+            ConfigTypeError: An option has the wrong type.
+            ConfigValueError: An option is out of its range.
+        """
+        # What is not given stays a class attribute, so the usual config, with one or two
+        # options, is made and merged in a fraction of the time of ten slots.
+        given = self.__dict__
+        if name is not None:
+            _check_name("name", name)
+            given["name"] = name
+        if shield is not None:
+            if shield is not True and shield is not False:
+                raise ConfigTypeError(f"shield={shield!r} is not a bool; pass True or False")
+            given["shield"] = shield
+        if on_error is not None:
+            _check_handler(on_error)
+            given["on_error"] = on_error
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+            given["timeout"] = timeout
+            given["_direct"] = False
+        if retry is not None:
+            if not callable(retry):
+                raise ConfigTypeError(
+                    f"retry={retry!r} cannot be called; pass an async callable "
+                    "retry(func, *args, **kwargs), such as tenacity.AsyncRetrying()"
+                )
+            given["retry"] = retry
+            given["_direct"] = False
+        if limiter is not None:
+            _check_limiter(limiter)
+            given["limiter"] = limiter
+            given["_direct"] = False
+        if when is not None:
+            if when not in _WHEN:
+                raise ConfigValueError(f"when={when!r} is unknown; pass one of {_WHEN}")
+            given["when"] = when
+        if run_in is not None:
+            if run_in not in _RUN_IN and not isinstance(run_in, Executor):
+                raise ConfigValueError(
+                    f"run_in={run_in!r} is unknown; pass one of {_RUN_IN} "
+                    "or a concurrent.futures.Executor"
+                )
+            given["run_in"] = run_in
+            given["_direct"] = False
+        if lane is not None:
+            _check_name("lane", lane)
+            given["lane"] = lane
+        if delay is not None:
+            check_seconds("delay", delay)
+            given["delay"] = delay
+
+    @property
+    def shielded(self) -> bool:
+        """Whether the task is kept from cancellation that comes from outside it."""
+        return self.shield is True
+
+    def merge(self, other: TaskConfig) -> TaskConfig:
+        """Return a new config in which what `other` sets wins.
+
+        Args:
+            other: The config that is nearer to the task.
+
+        Returns:
+            A config that sets what either of the two sets.
+
+        Raises:
+            ConfigTypeError: `other` is no `TaskConfig`.
+        """
+        if not isinstance(other, TaskConfig):
+            raise ConfigTypeError(f"cannot merge {other!r}; pass a TaskConfig")
+        merged = object.__new__(TaskConfig)
+        merged.__dict__.update(self.__dict__)
+        merged.__dict__.update(other.__dict__)
+        return merged
+
+
+def check_seconds(option: str, value: float | None, *, none: str = "leave it out") -> None:
+    """Refuse what is no finite length of time greater than or equal to 0; `None` passes."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigTypeError(f"{option}={value!r} is not a number; pass seconds, or {none}")
+    if not 0 <= value < math.inf:
+        raise ConfigValueError(
+            f"{option}={value!r} is no length of time; pass seconds >= 0, or {none} for no limit"
+        )
+
+
+def check_count(option: str, value: int | None, *, least: int) -> None:
+    """Refuse what is no whole number of at least `least`; `None` passes."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigTypeError(f"{option}={value!r} is not a whole number; pass an int or None")
+    if value < least:
+        raise ConfigValueError(
+            f"{option}={value!r} is too small; pass at least {least}, or None for no limit"
+        )
+
+
+def _check_name(option: str, value: str) -> None:
+    if not isinstance(value, str):
+        raise ConfigTypeError(f"{option}={value!r} is not a string; pass a str")
+    if not value:
+        raise ConfigValueError(f"{option}='' is empty; pass a name, or leave it out")
+
+
+def _check_limiter(limiter: Limiter) -> None:
+    kind = type(limiter)
+    if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
+        raise ConfigTypeError(
+            f"limiter={limiter!r} is no async context manager; pass an object with "
+            "__aenter__ and __aexit__, such as asyncio.Semaphore(5)"
+        )
+
+
+def _check_handler(handler: TaskErrorHandler) -> None:
+    if not callable(handler):
+        raise ConfigTypeError(
+            f"on_error={handler!r} cannot be called; pass a function (task, exception) -> Any"
+        )
+    if type(handler) is FunctionType:
+        # The usual case, without the cost of a signature object.
+        code = handler.__code__
+        required = code.co_argcount - len(handler.__defaults__ or ())
+        required_by_name = code.co_kwonlyargcount - len(handler.__kwdefaults__ or ())
+        takes_two = code.co_argcount >= 2 or bool(code.co_flags & inspect.CO_VARARGS)
+        fits = takes_two and required <= 2 and required_by_name <= 0
+    else:
+        try:
+            inspect.signature(handler).bind(None, None)
+            fits = True
+        except TypeError:
+            fits = False
+        except ValueError:  # a builtin that does not tell its signature
+            fits = True
+    if not fits:
+        raise ConfigTypeError(
+            f"on_error={handler!r} does not take two arguments; "
+            "write it as a function (task, exception) -> Any"
+        )

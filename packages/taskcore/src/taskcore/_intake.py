@@ -1,0 +1,379 @@
+"""Which tasks a scope has: how one comes in, gets its slot, starts, and is let go of.
+
+`TaskScope` adds the scope's life on top. Invariants:
+    - An accepted task is in `_tasks`, or in `_deferred` while it waits for its phase,
+      until it ends, and then in neither: a running task is strongly held, a finished
+      one not at all.
+    - Tasks may arrive from any thread. They start and end on the scope's loop alone.
+    - Nothing is accepted once the scope is closed, and while it drains only what comes
+      from a shielded task that is being drained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import get_running_loop
+from collections.abc import Callable, Mapping
+from contextvars import copy_context
+from enum import Enum
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from taskcore._call import CO_COROUTINE, bind_coroutine, check_call, name_of
+from taskcore._config import TaskConfig
+from taskcore._lane import Lane
+from taskcore._observe import EventKind, Observer, TaskEvent, tell
+from taskcore._processes import pack
+from taskcore._run import start
+from taskcore._scheduler import Scheduler
+from taskcore._task import AnyTask, Task, TaskState, _current
+from taskcore._threads import ThreadPool
+from taskcore.errors import (
+    BacklogFullError,
+    ConfigValueError,
+    ScopeClosedError,
+    WrongLoopError,
+)
+
+if TYPE_CHECKING:
+    from taskcore._drain import Drain
+    from taskcore._phase import Lifecycle
+
+
+class ScopeState(Enum):
+    """Where a scope stands. The moves are those of the drain, in this order."""
+
+    NEW = "not entered yet"
+    OPEN = "open"
+    DRAINING = "draining"
+    """Intake is closed; everything accepted goes on, until the grace period ends."""
+    CANCELLING = "cancelling"
+    """Unshielded tasks have been cancelled; shielded ones go on, until their deadline."""
+    ABANDONING = "abandoning"
+    """Everything has been cancelled; what does not stop is abandoned."""
+    CLOSED = "closed"
+
+
+_OPEN = ScopeState.OPEN
+_DEFERRED, _WAITING, _SCHEDULED = TaskState.DEFERRED, TaskState.WAITING, TaskState.SCHEDULED
+_SHIELDED = TaskConfig(shield=True)
+_FINAL_EVENTS: dict[TaskState, EventKind] = {
+    TaskState.SKIPPED: "skipped",
+    TaskState.ABANDONED: "abandoned",
+}
+
+
+class Intake(Scheduler):
+    """The tasks of one scope."""
+
+    def __init__(
+        self,
+        name: str,
+        config: TaskConfig,
+        lane: Lane | None,
+        lanes: Mapping[str, Lane],
+        observers: tuple[Observer, ...],
+        threads: int,
+        processes: int,
+    ) -> None:
+        self._name = name
+        self._config = config
+        self._lane = lane
+        self._lanes = lanes
+        self._observers = observers
+        self._state = ScopeState.NEW
+        self._loop: asyncio.AbstractEventLoop
+        self._tasks: dict[AnyTask, None] = {}
+        self._deferred: dict[AnyTask, Lifecycle] = {}
+        self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._drain: Drain | None = None
+        self._pool_sizes = {"thread": threads, "process": processes}
+        self._pools: dict[str, ThreadPool] = {}
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self._name
+
+    @property
+    def config(self) -> TaskConfig:
+        """The defaults of every task."""
+        return self._config
+
+    # -- one comes in ---------------------------------------------------------------------
+
+    def _accept(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+    ) -> AnyTask:
+        try:
+            here = get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        # The short way, for what is scheduled most: measured at two thirds of the long one.
+        if (
+            here
+            and self._state is _OPEN
+            and config._direct
+            and self._lane is None
+            and type(func) is FunctionType
+            and func.__code__.co_flags & CO_COROUTINE
+        ):
+            work = bind_coroutine(func, args, kwargs)
+            task: AnyTask = Task(self, func, args, kwargs, config, _SCHEDULED)
+            self._tasks[task] = None
+            if self._observers:
+                self._tell("scheduled", task)
+            start(task, work)
+            return task
+        return self._accept_any(func, args, kwargs, config)
+
+    def _accept_any(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+    ) -> AnyTask:
+        if config.delay is not None:
+            task = self._make(func, args, kwargs, config, _DEFERRED)
+            self._reserve(task)
+            self._enter(task, self._tasks, None)
+            self._on_loop(self._arm, task)
+            return task
+        # Waiting until it has a slot, since the loop may give it one while this is a thread.
+        task = self._make(func, args, kwargs, config, _WAITING)
+        lane = self._find_lane(config.lane)
+        self._enter(task, self._tasks, None)
+        try:
+            has_slot = lane is None or lane.admit(task)
+        except BacklogFullError:
+            del self._tasks[task]
+            raise
+        if has_slot:
+            task._state = _SCHEDULED
+            self._on_loop(self._launch, task)
+        return task
+
+    def _accept_deferred(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+        unit: Lifecycle,
+    ) -> AnyTask:
+        """Accept a task that `unit` holds until its phase comes."""
+        task = self._make(func, args, kwargs, config, _DEFERRED)
+        self._reserve(task)
+        self._enter(task, self._deferred, unit)
+        return task
+
+    def _reserve(self, task: AnyTask) -> None:
+        lane = self._find_lane(task.config.lane)
+        if lane is not None:
+            lane.reserve(task)
+
+    def _make(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+        state: TaskState,
+    ) -> AnyTask:
+        """Refuse what cannot be scheduled here and now, or make the task of it."""
+        if self._state is not _OPEN or not self._is_here():
+            config = self._check_intake(f"'{name_of(func)}'", config)
+        is_async = check_call(func, args, kwargs)
+        if is_async and config.run_in not in (None, "loop"):
+            raise ConfigValueError(
+                f"run_in={config.run_in!r} cannot run the coroutine function '{name_of(func)}': "
+                "it belongs on the loop; leave run_in out, or schedule a plain function"
+            )
+        if config.run_in == "process":
+            pack(func, args, kwargs)
+        self._find_lane(config.lane)
+        task: AnyTask = Task(self, func, args, kwargs, config, state)
+        task._context = copy_context()
+        return task
+
+    def _check_intake(self, what: str, config: TaskConfig | None = None) -> TaskConfig:
+        """Raise unless the scope takes tasks from the caller; return the config to use."""
+        config = config or self._config
+        if self._state is ScopeState.NEW:
+            raise ScopeClosedError(
+                f"cannot schedule {what}: scope '{self._name}' was not entered yet; "
+                "write 'async with TaskScope() as scope:' around it"
+            )
+        if not self._is_here():
+            try:
+                get_running_loop()
+            except RuntimeError:
+                pass  # a thread without a loop of its own
+            else:
+                raise self._wrong_loop(f"schedule {what}")
+        if self._state is _OPEN and not self._loop.is_closed():
+            return config
+        task = _current.get()
+        if task is not None and task in self._tasks and task.config.shield:
+            # What a shielded task schedules while it is drained belongs to what it protects.
+            return config.merge(_SHIELDED)
+        raise ScopeClosedError(
+            f"cannot schedule {what}: scope '{self._name}' is {self._state.value}; "
+            "schedule it before shutdown, from inside a shielded task, "
+            "or open a scope of your own with 'async with TaskScope()'"
+        )
+
+    def _enter(self, task: AnyTask, book: dict[AnyTask, Any], value: Lifecycle | None) -> None:
+        book[task] = value
+        if self._state is ScopeState.CLOSED:  # closed meanwhile, by the loop, this is a thread
+            del book[task]
+            self._check_intake(f"'{task.name}'")
+        if self._drain is not None:
+            self._drain.accepted(task)
+        if self._observers:
+            self._on_loop(self._tell, "scheduled", task)
+
+    def _find_lane(self, name: str | None) -> Lane | None:
+        if name is None:
+            return self._lane
+        lane = self._lanes.get(name)
+        if lane is None:
+            known = ", ".join(f"'{lane}'" for lane in self._lanes) or "none"
+            raise ConfigValueError(
+                f"lane={name!r} is unknown: scope '{self._name}' has {known}; "
+                f"add it with TaskScope(lanes={{{name!r}: limit}})"
+            )
+        return lane
+
+    def _wrong_loop(self, what: str) -> WrongLoopError:
+        return WrongLoopError(
+            f"cannot {what}: scope '{self._name}' belongs to another event loop; call it there, "
+            "or from a thread that runs no loop"
+        )
+
+    def _is_here(self) -> bool:
+        try:
+            return get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
+        """Call at once on the loop; from a thread, at the loop's next turn."""
+        if self._is_here():
+            call(*args)
+        else:
+            self._loop.call_soon_threadsafe(call, *args)
+
+    # -- starts and ends, on the loop ----------------------------------------------------
+
+    def _launch(self, task: AnyTask) -> None:
+        """Start a task that has its slot, unless it was cancelled, or it is too late."""
+        if task._state is not _SCHEDULED:
+            return
+        if self._drain is not None and self._drain.refuses(task):
+            task._finish(TaskState.CANCELLED)
+        else:
+            start(task)
+
+    def _start_deferred(self, task: AnyTask, *, now: bool = False) -> None:
+        """Its phase has come: start it, or let its delay begin. `now` leaves the delay out."""
+        if task in self._deferred:
+            del self._deferred[task]
+            self._tasks[task] = None
+        delay = task.config.delay
+        timer = self._timers.pop(task, None)
+        if timer is not None:
+            timer.cancel()
+        elif delay is not None and not now and self._drain is None:
+            self._arm(task)
+            return
+        lane = self._find_lane(task.config.lane)
+        task._state = _WAITING
+        if lane is None or lane.admit_reserved(task):
+            task._state = _SCHEDULED
+            self._launch(task)
+
+    def _arm(self, task: AnyTask) -> None:
+        """Let the delay of a task begin."""
+        if task._state is _DEFERRED:
+            assert task.config.delay is not None
+            self._timers[task] = self._loop.call_later(
+                task.config.delay, self._start_deferred, task
+            )
+
+    def _ended(self, task: AnyTask, before: TaskState) -> None:
+        """Let go of a task that has just come from `before` into a final state."""
+        if before is _DEFERRED:
+            if self._deferred.pop(task, None) is None:
+                del self._tasks[task]
+            if (timer := self._timers.pop(task, None)) is not None:
+                timer.cancel()
+            lane = self._find_lane(task.config.lane)
+            if lane is not None:
+                lane.cancel_reservation()
+        else:
+            del self._tasks[task]
+            lane = self._lane if task.config.lane is None else self._lanes[task.config.lane]
+            if lane is not None:
+                if before is _WAITING:
+                    lane.withdraw()
+                elif (heir := lane.release()) is not None:
+                    heir._state = _SCHEDULED
+                    self._launch(heir)
+        if self._observers:
+            self._tell(_FINAL_EVENTS.get(task._state, "finished"), task)
+        if self._drain is not None:
+            self._drain.ended(task)
+        if self._idle_waiters and not self._tasks:
+            self._wake_idle_waiters()
+
+    def _wake_idle_waiters(self) -> None:
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _tell(self, kind: EventKind, task: AnyTask) -> None:
+        tell(self._observers, TaskEvent(kind, task, self._loop.time()))
+
+    # -- the end ----------------------------------------------------------------------------
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs, waits for a slot, or waits for its delay.
+
+        Tasks deferred to a phase that has not come are not waited for.
+
+        Cancellation:
+            Safe: nothing is touched.
+        """
+        while self._tasks:
+            waiter = self._loop.create_future()
+            self._idle_waiters.append(waiter)
+            await waiter
+
+    async def _close(self) -> None:
+        """The last step of the drain, when no task is left."""
+        while True:
+            state, self._state = self._state, ScopeState.CLOSED
+            if not self._tasks:
+                break
+            # A thread came in between our last look and the mark: it has seen the mark, and
+            # takes its task back, or it has not, and its task is to be waited for.
+            self._state = state
+            await asyncio.sleep(0)
+            await self.wait_idle()
+        for pool in self._pools.values():
+            pool.close()
+
+    def _pool(self, kind: str) -> ThreadPool:
+        """The threads that run plain functions (`"thread"`) or drive worker processes."""
+        if kind not in self._pools:
+            name = f"{self._name}-{kind}"
+            self._pools[kind] = ThreadPool(self._pool_sizes[kind], self._loop, name)
+        return self._pools[kind]

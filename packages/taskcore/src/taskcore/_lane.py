@@ -1,0 +1,181 @@
+"""Slots and the queue for them: at most `limit` tasks hold one, at most `backlog` wait.
+
+Invariants, whatever is scheduled, cancelled or finished in between:
+    - a slot is free only while nobody waits for it;
+    - waiting tasks get slots first in, first out;
+    - a task that was accepted is never refused later: a deferred task holds a
+      reservation from `reserve` until its moment comes or it is cancelled.
+
+Tasks arrive from any thread, so every change of the figures is made under a lock.
+Slots are given back, and given on, on the loop alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from asyncio import Future, get_running_loop
+from collections import deque
+
+from taskcore._task import AnyTask, TaskState
+from taskcore.errors import BacklogFullError
+
+# Up to this many places a cancelled task's place is cleared at once; in a longer queue
+# when an eighth is empty, so that cancelling n waiting tasks stays linear in n.
+_SHORT = 1_000
+
+
+class Lane:
+    """One limit and its queue.
+
+    Args:
+        name: The lane's name; `None` for the scope's own.
+        limit: Most tasks that hold a slot at once.
+        backlog: Most tasks that wait; `None` is no limit.
+        scope_name: For messages.
+    """
+
+    def __init__(self, name: str | None, limit: int, backlog: int | None, scope_name: str) -> None:
+        self.name = name
+        self.limit = limit
+        self.backlog = backlog
+        self.taken = 0
+        self.reserved = 0
+        self._scope_name = scope_name
+        self._queue: deque[AnyTask] = deque()
+        self._left = 0  # places in the queue whose task was cancelled
+        self._lock = threading.Lock()
+        self._room_waiters: deque[Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        """Tasks in the queue."""
+        return len(self._queue) - self._left
+
+    def admit(self, task: AnyTask) -> bool:
+        """Take a slot for `task`, or let it wait.
+
+        Returns:
+            Whether it has a slot. If not, `release` will return it one day.
+
+        Raises:
+            BacklogFullError: It can neither start nor wait.
+        """
+        with self._lock:
+            if self.taken < self.limit:
+                self.taken += 1
+                return True
+            if self._is_full(0):
+                raise self._full(task)
+            self._queue.append(task)
+            return False
+
+    def reserve(self, task: AnyTask) -> None:
+        """Hold a place for a deferred task, which `admit_reserved` will take.
+
+        Raises:
+            BacklogFullError: There would be neither a slot nor a place for it.
+        """
+        with self._lock:
+            if self._is_full(self.limit - self.taken):
+                raise self._full(task)
+            self.reserved += 1
+
+    def admit_reserved(self, task: AnyTask) -> bool:
+        """Like `admit`, for a task that holds a reservation: never refused."""
+        with self._lock:
+            self.reserved -= 1
+            if self.taken < self.limit:
+                self.taken += 1
+                return True
+            self._queue.append(task)
+            return False
+
+    def cancel_reservation(self) -> None:
+        """A deferred task ended without its moment."""
+        with self._lock:
+            self.reserved -= 1
+        self.wake_room_waiter()
+
+    def withdraw(self) -> None:
+        """A waiting task was cancelled: the place where it stands no longer counts."""
+        with self._lock:
+            self._left += 1
+            if len(self._queue) <= _SHORT or self._left * 8 > len(self._queue):
+                self._queue = deque(t for t in self._queue if t.state is TaskState.WAITING)
+                self._left = 0
+        self.wake_room_waiter()
+
+    def release(self) -> AnyTask | None:
+        """Give a slot back.
+
+        Returns:
+            The task that waited longest, which has the slot now; `None` if none waits.
+        """
+        heir = None
+        with self._lock:
+            while self._queue:
+                task = self._queue.popleft()
+                if task.state is TaskState.WAITING:
+                    heir = task
+                    break
+                self._left -= 1
+            else:
+                self.taken -= 1
+        if self._room_waiters:
+            self.wake_room_waiter()
+        return heir
+
+    # Room: who waits here is woken one at a time, in order. One who was woken and finds
+    # the room taken goes back to the head; one who leaves without using it wakes the next.
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `admit` would accept a task now."""
+        return self.taken < self.limit or not self._is_full(0)
+
+    async def wait_for_room(self) -> None:
+        """Wait until `admit` would accept a task; it does if called before the next await."""
+        loop = get_running_loop()
+        if self.has_room and not self._room_waiters:
+            return
+        waiter: Future[None] = loop.create_future()
+        self._room_waiters.append(waiter)
+        try:
+            await waiter
+            while not self.has_room:
+                waiter = loop.create_future()
+                self._room_waiters.appendleft(waiter)
+                await waiter
+        finally:
+            if waiter in self._room_waiters:
+                self._room_waiters.remove(waiter)
+            loop.call_soon(self.wake_room_waiter)
+
+    def wake_room_waiter(self) -> None:
+        """Wake the first who waits for room, if there is some."""
+        while self._room_waiters and self.has_room:
+            waiter = self._room_waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def _is_full(self, free: int) -> bool:
+        if self.backlog is None:
+            return False
+        return len(self._queue) - self._left + self.reserved >= self.backlog + free
+
+    def _full(self, task: AnyTask) -> BacklogFullError:
+        waiting = self.waiting + self.reserved
+        lane = f" lane '{self.name}' of" if self.name else ""
+        assert self.backlog is not None
+        return BacklogFullError(
+            f"cannot schedule '{task.name}':{lane} scope '{self._scope_name}' is full "
+            f"({self.taken} running of limit={self.limit}, {waiting} waiting of "
+            f"backlog={self.backlog}); answer 503, raise the limits, or "
+            "'await scope.wait_for_room()' before you schedule",
+            limit=self.limit,
+            backlog=self.backlog,
+            running=self.taken,
+            waiting=waiting,
+            lane=self.name,
+        )

@@ -1,0 +1,253 @@
+"""A unit of work and its phases: the named moments at which deferred tasks start.
+
+A phase is ahead or reached. `advance` reaches a phase and every one before it, in
+order; nothing makes a phase un-reached. What was deferred starts in the order it was
+scheduled. A unit fails at most once, and stays failed.
+
+Invariant: a task given to a phase is started, skipped or cancelled, never lost, from
+whatever thread it comes. The giver appends first and looks second; `advance` marks
+first and takes second. Whichever comes later sees the other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from taskcore._config import TaskConfig
+from taskcore._scheduler import Scheduler
+from taskcore._task import AnyTask, TaskState
+from taskcore.errors import UnknownPhaseError
+
+if TYPE_CHECKING:
+    from taskcore._scope import TaskScope
+
+current_unit_var: ContextVar[Lifecycle | None] = ContextVar("taskcore_unit", default=None)
+
+
+class Lifecycle(Scheduler):
+    """One unit of work: a request, a message, a job. Made by `scope.lifecycle(...)`.
+
+    Used as `async with scope.lifecycle("stored", "answered") as unit:`. The end of the
+    block reaches the phases that are left; if it raised, the unit has failed before that.
+    The block does not wait for tasks: the scope does.
+
+    Attributes:
+        scope: The scope that owns the tasks.
+        phases: The names of its phases, in order.
+        origin: What an adapter made it for, such as the ASGI scope of a request.
+    """
+
+    __slots__ = (
+        "_config",
+        "_deferred",
+        "_failed",
+        "_owner",
+        "_reached",
+        "_token",
+        "origin",
+        "phases",
+        "scope",
+    )
+
+    def __init__(
+        self, scope: TaskScope, phases: tuple[str, ...], config: TaskConfig, owner: AnyTask | None
+    ) -> None:
+        """Made by the scope; users call `scope.lifecycle`."""
+        self.scope = scope
+        self.phases = phases
+        self._config = config
+        self._owner = owner  # the task inside which it was made, if any
+        self._reached = 0  # how many phases are
+        self._failed = False
+        self._deferred: list[deque[AnyTask]] | None = None
+        self._token: Token[Lifecycle | None] | None = None
+        self.origin: Any = None
+
+    @property
+    def config(self) -> TaskConfig:
+        """The settings of what is scheduled here."""
+        return self._config
+
+    @property
+    def failed(self) -> bool:
+        """Whether the unit has failed so far."""
+        return self._failed
+
+    def _accept(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+    ) -> AnyTask:
+        return self.scope._accept(func, args, kwargs, config)
+
+    def phase(self, name: str) -> Phase:
+        """The phase of that name, to schedule on.
+
+        Raises:
+            UnknownPhaseError: The unit has no such phase.
+        """
+        return Phase(self, self._index(name), self._config)
+
+    def is_reached(self, name: str) -> bool:
+        """Whether the phase of that name has been reached.
+
+        Raises:
+            UnknownPhaseError: The unit has no such phase.
+        """
+        return self._index(name) < self._reached
+
+    def advance(self, name: str) -> bool:
+        """Reach a phase, and every one before it. Does nothing if it is reached already.
+
+        May be called from any thread; from another than the loop's it takes effect at the
+        loop's next turn.
+
+        Returns:
+            Whether that started any deferred task.
+
+        Raises:
+            UnknownPhaseError: The unit has no such phase.
+        """
+        upto = self._index(name) + 1
+        if not self.scope._is_here():
+            self.scope._loop.call_soon_threadsafe(self._reach, upto)
+            return False
+        return self._reach(upto)
+
+    def fail(self) -> None:
+        """Note that the unit has failed: from now on `when="success"` tasks are skipped."""
+        self._failed = True
+
+    def refine(self, config: TaskConfig) -> None:
+        """Let what `config` sets win in what is scheduled from now on."""
+        self._config = self._config.merge(config)
+
+    def close(self) -> None:
+        """Reach every phase that is left."""
+        self._reach(len(self.phases))
+
+    async def __aenter__(self) -> Lifecycle:
+        """Make it the current unit."""
+        self._token = current_unit_var.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Reach every phase that is left; the unit has failed if the block raised."""
+        if self._token is not None:
+            current_unit_var.reset(self._token)
+            self._token = None
+        if error is not None:
+            self.fail()
+        self.close()
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a task that has not ended made the unit, so that its phases may come."""
+        return self._owner is not None and not self._owner.done()
+
+    def _index(self, name: str) -> int:
+        try:
+            return self.phases.index(name)
+        except ValueError:
+            known = ", ".join(f"'{phase}'" for phase in self.phases)
+            raise UnknownPhaseError(
+                f"unknown phase {name!r}: this unit has {known}; "
+                f"write one of these, or add it to scope.lifecycle({known}, ...)",
+                str(name),
+                self.phases,
+            ) from None
+
+    def _reach(self, upto: int) -> bool:
+        started = False
+        while self._reached < upto:
+            self._reached += 1
+            if self._deferred is not None:
+                started = self._take(self._reached - 1) or started
+        return started
+
+    def _defer(self, task: AnyTask, index: int) -> None:
+        if self._deferred is None:
+            self._deferred = [deque() for _ in self.phases]
+        self._deferred[index].append(task)
+        if index < self._reached:  # reached meanwhile, by the loop while this is a thread
+            self.scope._loop.call_soon_threadsafe(self._take, index)
+
+    def _take(self, index: int) -> bool:
+        """Start or skip what is deferred to a phase that has been reached."""
+        assert self._deferred is not None
+        queue = self._deferred[index]
+        started = False
+        while queue:
+            task = queue.popleft()
+            if task.state is not TaskState.DEFERRED:
+                continue  # cancelled meanwhile
+            if self._wants(task.config):
+                self.scope._start_deferred(task)
+                started = True
+            else:
+                task._finish(TaskState.SKIPPED)
+        return started
+
+    def _wants(self, config: TaskConfig) -> bool:
+        when = config.when
+        return when == "always" or (when == "failure") == self._failed
+
+
+class Phase(Scheduler):
+    """One named moment of a unit of work, to schedule on. Made by `unit.phase(name)`."""
+
+    __slots__ = ("_config", "_index", "_unit")
+
+    def __init__(self, unit: Lifecycle, index: int, config: TaskConfig) -> None:
+        """Made by the unit; users call `unit.phase`."""
+        self._unit = unit
+        self._index = index
+        self._config = config
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self._unit.phases[self._index]
+
+    @property
+    def config(self) -> TaskConfig:
+        """The settings of what is scheduled here."""
+        return self._config
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether it has been reached; what is scheduled now starts at once."""
+        return self._index < self._unit._reached
+
+    @property
+    def _defers(self) -> bool:
+        return True
+
+    def _accept(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+    ) -> AnyTask:
+        unit = self._unit
+        will_not_come = unit.scope._drain is not None and not unit.is_live
+        if will_not_come or (self.is_reached and unit._wants(config)):
+            return unit.scope._accept(func, args, kwargs, config)
+        task = unit.scope._accept_deferred(func, args, kwargs, config, unit)
+        if self.is_reached and unit.scope._is_here():
+            task._finish(TaskState.SKIPPED)
+        else:
+            unit._defer(task, self._index)
+        return task

@@ -1,0 +1,331 @@
+"""How one task runs: attempts, their timeout, threads, and what becomes of an error.
+
+Invariant: whatever the user's functions raise ends here. `run` is the coroutine of
+one asyncio task; it lets nothing through, so neither the loop nor a sibling is harmed,
+and the error handler runs inside it, under the same shield.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
+
+from taskcore._call import is_coroutine_function, is_plain_coroutine_function, name_of
+from taskcore._processes import ProcessCall, pack
+from taskcore._shield import hide
+from taskcore._task import AnyTask, TaskState, _current
+from taskcore._threads import ThreadCall, current_call
+from taskcore.errors import (
+    ConfigTypeError,
+    TaskCancelledError,
+    TaskTimeoutError,
+    WorkerDiedError,
+)
+
+logger = logging.getLogger("taskcore")
+
+STOP_TIME = 1.0
+"""Seconds that what was cancelled may take to stop before it is abandoned.
+
+Long enough for a `finally` that closes a connection; short enough that a drain keeps
+within `grace_period + shield_timeout + 2` seconds (promise S1).
+"""
+
+
+class Runner(asyncio.Task[None]):
+    """The asyncio task of one of ours, which hears of a cancellation before it began.
+
+    asyncio throws such a cancellation into a coroutine that has not begun, which then
+    ends without running a line of `run`: nobody would be told.
+    """
+
+    __slots__ = ("task", "work")
+    task: AnyTask
+    work: Coroutine[Any, Any, Any]
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        """Cancel; if `run` has not begun, end our task here and now."""
+        coro = cast("Coroutine[Any, Any, None]", self.get_coro())
+        if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED and not self.task.done():
+            self.work.close()
+            self.task._finish(TaskState.CANCELLED)
+        return super().cancel(msg)
+
+
+def start(task: AnyTask, work: Coroutine[Any, Any, Any] | None = None) -> None:
+    """Give `task`, which has its slot, to the loop: it begins at the next turn.
+
+    Args:
+        task: A task in state `scheduled`.
+        work: The coroutine of its function, where that is all there is to do.
+    """
+    config, func = task.config, task.func
+    begins = True  # with `work`, which is nothing but the function
+    if work is None:
+        begins = config._direct and is_plain_coroutine_function(func)
+        work = func(*task.args, **task.kwargs) if begins else _attempts(task)
+        assert work is not None
+    # Not loop.create_task(): an eager task factory would run user code inside schedule().
+    runner = Runner(
+        run(task, work, begins),
+        loop=task._scope._loop,
+        name=func.__name__ if begins else task.name,
+        context=task._context,
+    )
+    runner.task = task
+    runner.work = work
+    task._runner = runner
+    if config.shield:
+        hide(runner)
+
+
+async def run(task: AnyTask, work: Coroutine[Any, Any, Any], begins: bool) -> None:
+    """Await `work` and bring `task` into its final state."""
+    _current.set(task)
+    if begins:
+        task._begin()
+    try:
+        value = await work
+    except GeneratorExit:  # the loop is gone and this coroutine is being destroyed
+        task._finish(TaskState.ABANDONED)
+        raise
+    except BaseException as error:
+        await _fail(task, error)
+    else:
+        task._finish(TaskState.SUCCEEDED, value)
+
+
+async def _fail(task: AnyTask, error: BaseException) -> None:
+    # Without our own frames the traceback is the user's, and makes no cycle with the task.
+    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
+        stuck = error.args[:1] == (_STUCK,)
+        task._finish(TaskState.ABANDONED if stuck else TaskState.CANCELLED)
+        return
+    handler = task.config.on_error
+    facts = log_facts(task)
+    if handler is None:
+        logger.error("task '%s' (id %d) failed", task.name, task.id, exc_info=error, extra=facts)
+    else:
+        try:
+            await _call(task, handler, (task, error), {})
+        except BaseException as second:
+            second.__context__ = second.__context__ or error
+            logger.error(
+                "error handler '%s' of task '%s' (id %d) failed",
+                *(name_of(handler), task.name, task.id),
+                exc_info=second,
+                extra=facts,
+            )
+    task._finish(TaskState.FAILED, error)
+
+
+def _is_foreign(task: AnyTask, error: asyncio.CancelledError) -> bool:
+    """Whether a task let through what it got from awaiting another, cancelled, task."""
+    runner = task._runner
+    return isinstance(error, TaskCancelledError) and runner is not None and not runner.cancelling()
+
+
+def log_facts(task: AnyTask) -> dict[str, object]:
+    """What every log record about a task carries in `extra`; never its arguments."""
+    return {
+        "task_name": task.name,
+        "task_id": task.id,
+        "task_function": name_of(task.func),
+        "scope": task._scope.name,
+    }
+
+
+# -- attempts: retry around limiter around timeout around the call -------------------------
+
+
+async def _attempts(task: AnyTask) -> Any:
+    retry = task.config.retry
+    if retry is None:
+        return await _attempt(task, *task.args, **task.kwargs)
+    answer = retry(partial(_attempt, task), *task.args, **task.kwargs)
+    if not inspect.isawaitable(answer):
+        raise ConfigTypeError(
+            f"retry={retry!r} of task '{task.name}' returned {type(answer).__name__}, not an "
+            "awaitable; pass an async callable, such as tenacity.AsyncRetrying()"
+        )
+    return await answer
+
+
+async def _attempt(task: AnyTask, /, *args: Any, **kwargs: Any) -> Any:
+    limiter = task.config.limiter
+    if limiter is None:
+        return await _timed(task, args, kwargs)
+    async with limiter:
+        return await _timed(task, args, kwargs)
+
+
+async def _timed(task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    seconds = task.config.timeout
+    if seconds is None:
+        return await _call(task, task.func, args, kwargs)
+    bound = asyncio.timeout(seconds)
+    try:
+        async with bound:
+            value = await _call(task, task.func, args, kwargs)
+    except TimeoutError:
+        if not bound.expired():
+            raise
+    else:
+        if not bound.expired():
+            return value
+    raise TaskTimeoutError(
+        f"task '{task.name}' (id {task.id}) took longer than timeout={seconds} s; "
+        "raise its timeout, or retry it",
+        seconds,
+    )
+
+
+# -- the call: on the loop, in a thread, or in an executor of the user's --------------------
+
+
+async def _call(
+    task: AnyTask, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Call `func` (the task's function or its error handler) where it belongs."""
+    is_task = func is task.func
+    where = task.config.run_in if is_task else None
+    begun = task._begin if is_task else _nothing
+    if where == "loop" or (where is None and is_coroutine_function(func)):
+        begun()
+        answer = func(*args, **kwargs)
+    elif where is None or where == "thread":
+        answer = await _in_thread(task, "thread", partial(func, *args, **kwargs), begun)
+    elif where == "process":
+        call = ProcessCall(task.name, pack(func, args, kwargs))
+        answer = await _in_thread(task, "process", call.run, begun, call.kill)
+    else:
+        answer = await _in_executor(task, where, partial(func, *args, **kwargs), begun)
+    # A lambda that returns a coroutine, or an async function behind a plain decorator.
+    return await answer if inspect.iscoroutine(answer) else answer
+
+
+def _nothing() -> None:
+    pass
+
+
+async def _in_thread(
+    task: AnyTask,
+    kind: str,
+    func: Callable[[], Any],
+    begun: Callable[[], None],
+    interrupt: Callable[[], None] = _nothing,
+) -> Any:
+    pool = task._scope._pool(kind)
+    call = pool.submit(func, contextvars.copy_context(), begun)
+    try:
+        await asyncio.wait((call.answer,))
+    except asyncio.CancelledError:
+        if pool.withdraw(call):
+            raise
+        call.cancelled = True
+        interrupt()
+        if not await _stops(call.answer):
+            log_abandoned(task, call.stack())
+            pool.abandon(call)
+            raise asyncio.CancelledError(_STUCK) from None
+        if isinstance(call.answer.result()[1], TaskCancelledError | WorkerDiedError):
+            raise  # it stopped because we asked
+    value, error = call.answer.result()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error, value
+    return value
+
+
+async def _in_executor(
+    task: AnyTask, executor: Executor, func: Callable[[], Any], begun: Callable[[], None]
+) -> Any:
+    if isinstance(executor, ThreadPoolExecutor):
+        func = partial(contextvars.copy_context().run, func)
+    begun()
+    answer = task._scope._loop.run_in_executor(executor, func)
+    try:
+        await asyncio.wait((answer,))
+    except asyncio.CancelledError:
+        if answer.cancel() or not await _stops(answer):
+            raise
+    return answer.result()
+
+
+_STUCK = "stuck"
+
+
+async def _stops(answer: asyncio.Future[Any]) -> bool:
+    """Wait up to `STOP_TIME` for what was cancelled; further cancellations change nothing."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + STOP_TIME
+    while not answer.done() and loop.time() < deadline:
+        try:
+            await asyncio.wait((answer,), timeout=deadline - loop.time())
+        except asyncio.CancelledError:
+            continue
+    return answer.done()
+
+
+def log_abandoned(task: AnyTask, stack: str) -> None:
+    """Say once what was abandoned, how old it is, and where it hangs."""
+    age = task._scope._loop.time() - (task._began or 0.0) if task._began is not None else 0.0
+    logger.error(
+        "abandoned task '%s' (id %d, function %s) after %.2f s: it was cancelled and did not "
+        "stop; it hangs at\n%s",
+        *(task.name, task.id, name_of(task.func), age, stack.rstrip() or "  (no Python code)"),
+        extra=log_facts(task) | {"age": age},
+    )
+
+
+def coroutine_stack(runner: asyncio.Task[Any]) -> str:
+    """Where a coroutine stands, down to its innermost await, as a traceback would show it."""
+    frames: list[traceback.FrameSummary] = []
+    # Coroutines, generators and async generators name these two differently.
+    at: Any = runner.get_coro()
+    while at is not None:
+        frame = next(
+            (f for k in ("cr", "gi", "ag") if (f := getattr(at, f"{k}_frame", None))), None
+        )
+        if frame is not None:
+            frames.extend(traceback.StackSummary.extract([(frame, frame.f_lineno)]))
+        at = (
+            getattr(at, "cr_await", None)
+            or getattr(at, "gi_yieldfrom", None)
+            or getattr(at, "ag_await", None)
+        )
+    return "".join(traceback.format_list(f for f in frames if f.filename != __file__))
+
+
+def check_cancelled() -> None:
+    """Raise if the task that the caller runs in was asked to stop; else return at once.
+
+    For plain functions in threads, which cannot be interrupted: call it between two
+    steps of long work. In a function whose attempt ran out of its `timeout` it raises as
+    well. Outside of a task it does nothing, so a function can be used both ways.
+
+    Raises:
+        TaskCancelledError: The task was cancelled; let it pass.
+    """
+    call: ThreadCall | None = current_call()
+    if call is not None:
+        cancelled = call.cancelled
+    else:
+        try:
+            runner = asyncio.current_task()
+        except RuntimeError:
+            return
+        cancelled = isinstance(runner, Runner) and runner.cancelling() > 0
+    task = _current.get()
+    if cancelled and task is not None:
+        raise TaskCancelledError(f"task '{task.name}' (id {task.id}) was asked to stop")

@@ -1,0 +1,151 @@
+"""What can be scheduled on: a scope, a unit of work, a phase, and each with options.
+
+`schedule` passes everything but the function on to the function. Options of our own
+go through `task`, so that they never collide with the user's keywords.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, overload
+
+from taskcore._config import Limiter, Retry, RunIn, TaskConfig, TaskErrorHandler, When
+from taskcore._task import AnyTask, Task
+from taskcore.errors import ConfigValueError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Scheduler(ABC):
+    """Something that takes tasks."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _accept(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+    ) -> AnyTask:
+        """Take one task, or raise."""
+
+    @property
+    @abstractmethod
+    def config(self) -> TaskConfig:
+        """The settings of what is scheduled here."""
+
+    @property
+    def _defers(self) -> bool:
+        """Whether tasks wait here for a phase."""
+        return False
+
+    @overload
+    def schedule(
+        self, func: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+
+    @overload
+    def schedule(
+        self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[P, T]: ...
+
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AnyTask:
+        """Accept a call of `func`, to start at the loop's next turn or when its phase comes.
+
+        Returns at once and runs no user code before. May be called from any thread that
+        runs no event loop of its own.
+
+        Args:
+            func: A coroutine function, which runs on the loop, or a plain function, which
+                runs in a thread of the scope.
+            *args: Positional arguments of `func`.
+            **kwargs: Keyword arguments of `func`.
+
+        Returns:
+            The handle: await it for the result, or leave it.
+
+        Raises:
+            InvalidCallError: `func` cannot be called with these arguments.
+            ConfigError: The settings do not fit `func` or this scope.
+            BacklogFullError: The scope's limit and backlog are used up.
+            ScopeClosedError: The scope is draining or has ended.
+            WrongLoopError: Called on another event loop than the scope's.
+        """
+        return self._accept(func, args, kwargs, self.config)
+
+    def task(
+        self,
+        *,
+        name: str | None = None,
+        shield: bool | None = None,
+        on_error: TaskErrorHandler | None = None,
+        timeout: float | None = None,
+        retry: Retry | None = None,
+        limiter: Limiter | None = None,
+        when: When | None = None,
+        run_in: RunIn | None = None,
+        lane: str | None = None,
+        delay: float | None = None,
+    ) -> Configured:
+        """Set options for what is scheduled next: `scope.task(shield=True).schedule(save)`.
+
+        The options are those of `TaskConfig`; what is left out keeps its default.
+
+        Returns:
+            A scheduler with these options. It can be kept, used often, and refined.
+
+        Raises:
+            ConfigError: An option makes no sense.
+        """
+        if when is not None and not self._defers:
+            raise ConfigValueError(
+                f"when={when!r} needs a phase, and a task scheduled here starts at once; "
+                "write phase.task(when=...), such as tasks.after_response.task(when=...) "
+                "or unit.phase('...').task(when=...)"
+            )
+        options = TaskConfig(
+            name=name,
+            shield=shield,
+            on_error=on_error,
+            timeout=timeout,
+            retry=retry,
+            limiter=limiter,
+            when=when,
+            run_in=run_in,
+            lane=lane,
+            delay=delay,
+        )
+        return Configured(self, self.config.merge(options))
+
+
+class Configured(Scheduler):
+    """A scheduler with options of its own; made by `task`."""
+
+    __slots__ = ("_config", "_target")
+
+    def __init__(self, target: Scheduler, config: TaskConfig) -> None:
+        """Schedule on `target`, with `config`."""
+        self._target = target
+        self._config = config
+
+    @property
+    def config(self) -> TaskConfig:
+        """The settings of what is scheduled here."""
+        return self._config
+
+    @property
+    def _defers(self) -> bool:
+        return self._target._defers
+
+    def _accept(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+    ) -> AnyTask:
+        return self._target._accept(func, args, kwargs, config)

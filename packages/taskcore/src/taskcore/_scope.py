@@ -1,0 +1,366 @@
+"""`TaskScope`: the life of a scope, from `async with` to the end of its drain.
+
+It composes the other files: which tasks there are (`_intake`), units of work
+(`_phase`), and shutdown (`_drain`).
+
+Invariant: a scope does not end before its tasks do, whoever is cancelled meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from asyncio import get_running_loop
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any, TypedDict, cast
+
+from taskcore._config import TaskConfig, check_count, check_seconds
+from taskcore._drain import Drain, DrainReport, OnDrain
+from taskcore._intake import Intake, ScopeState
+from taskcore._lane import Lane
+from taskcore._observe import Observer
+from taskcore._phase import Lifecycle
+from taskcore._task import AnyTask, _current
+from taskcore.errors import (
+    ConfigTypeError,
+    ConfigValueError,
+    NoCurrentScopeError,
+    ScopeClosedError,
+)
+
+GRACE_PERIOD = 5.0
+SHIELD_TIMEOUT = 20.0
+"""Seconds. With `STOP_TIME` they fit into the 30 s that Kubernetes gives a pod by default."""
+THREADS = 32
+"""Threads of a scope at the most; the bound that `concurrent.futures` has on large machines."""
+
+current_scope_var: ContextVar[TaskScope | None] = ContextVar("taskcore_scope", default=None)
+_numbers = itertools.count(1)
+_UNSET: Any = object()
+
+
+class ScopeOptions(TypedDict, total=False):
+    """The options of `TaskScope`, for adapters that pass them on."""
+
+    limit: int | None
+    backlog: int | None
+    grace_period: float | None
+    shield_timeout: float | None
+    config: TaskConfig | None
+    name: str | None
+    threads: int
+    processes: int | None
+    lanes: Mapping[str, int] | None
+    observers: Iterable[Observer]
+    on_drain: OnDrain | None
+
+
+class TaskScope(Intake):
+    """Owns the tasks scheduled on it, and does not end before they do.
+
+    Used as `async with TaskScope() as scope:`. A normal end of the block waits for every
+    task, and for those that they schedule meanwhile. An end by an exception or a
+    cancellation drains: tasks get `grace_period` seconds, then they are cancelled;
+    shielded ones get `shield_timeout` more. Nothing that a task raises ends the block.
+
+    Args:
+        limit: Most tasks that run at once; `None` is no limit.
+        backlog: Most tasks that wait for a slot under the limit; `None` is no limit.
+        grace_period: Seconds that a drain waits before it cancels; `None` is no limit.
+        shield_timeout: Seconds more for shielded tasks; `None` is no limit.
+        config: The defaults of every task.
+        name: What logs call the scope.
+        threads: Most threads for plain functions.
+        processes: Most worker processes for `run_in="process"`; `None` is one per processor.
+        lanes: Names and limits of lanes: tasks with `lane="mail"` count against the limit
+            of that lane alone. Each lane has a backlog of its own, as long as `backlog`.
+        observers: Called on the loop with a `TaskEvent` for what happens to tasks.
+        on_drain: Called with the `DrainReport` when a drain has ended, sync or async;
+            without it, a summary is logged.
+
+    Raises:
+        ConfigError: An option makes no sense.
+
+    Example:
+        async with TaskScope(limit=50) as scope:
+            task = scope.schedule(fetch, url, retries=3)
+            page = await task
+
+    Source:
+        Defaults and order of steps: docs/design.md.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int | None = None,
+        backlog: int | None = None,
+        grace_period: float | None = GRACE_PERIOD,
+        shield_timeout: float | None = SHIELD_TIMEOUT,
+        config: TaskConfig | None = None,
+        name: str | None = None,
+        threads: int = THREADS,
+        processes: int | None = None,
+        lanes: Mapping[str, int] | None = None,
+        observers: Iterable[Observer] = (),
+        on_drain: OnDrain | None = None,
+    ) -> None:
+        """Make a scope; it opens at `async with`."""
+        check_count("limit", limit, least=1)
+        check_count("backlog", backlog, least=0)
+        check_count("threads", threads, least=1)
+        check_count("processes", processes, least=1)
+        check_seconds("grace_period", grace_period, none="None")
+        check_seconds("shield_timeout", shield_timeout, none="None")
+        if config is not None and not isinstance(config, TaskConfig):
+            raise ConfigTypeError(f"config={config!r} is no TaskConfig; pass TaskConfig(...)")
+        if backlog is not None and limit is None and not lanes:
+            raise ConfigValueError(
+                f"backlog={backlog} without a limit: no task would ever wait; pass limit=... too"
+            )
+        for lane, lane_limit in (lanes or {}).items():
+            check_count(f"lanes[{lane!r}]", lane_limit, least=1)
+        if on_drain is not None and not callable(on_drain):
+            raise ConfigTypeError(
+                f"on_drain={on_drain!r} cannot be called; pass a function(report)"
+            )
+        name = name or f"scope-{next(_numbers)}"
+        super().__init__(
+            name,
+            config or TaskConfig(),
+            None if limit is None else Lane(None, limit, backlog, name),
+            {lane: Lane(lane, most, backlog, name) for lane, most in (lanes or {}).items()},
+            tuple(observers),
+            threads,
+            processes or os.cpu_count() or 1,
+        )
+        self._grace_period = grace_period
+        self._shield_timeout = shield_timeout
+        self._on_drain = on_drain
+        self._entered_in: AnyTask | None = None
+        self._token: Token[TaskScope | None] | None = None
+
+    # -- what it is ---------------------------------------------------------------------
+
+    @property
+    def state(self) -> ScopeState:
+        """Whether it is open, draining, or closed."""
+        return self._state
+
+    def __repr__(self) -> str:
+        """Name, state and how many tasks it has."""
+        return f"<TaskScope '{self._name}' {self._state.value}, {len(self._tasks)} tasks>"
+
+    # -- its life -----------------------------------------------------------------------
+
+    async def __aenter__(self) -> TaskScope:
+        """Open it, and make it the current scope.
+
+        Raises:
+            ScopeClosedError: It has been entered before; make a new one.
+        """
+        if self._state is not ScopeState.NEW:
+            raise ScopeClosedError(
+                f"scope '{self._name}' was entered before; a scope has one life, "
+                "so make a new TaskScope(...)"
+            )
+        self._loop = get_running_loop()
+        self._state = ScopeState.OPEN
+        self._entered_in = _current.get()
+        self._token = current_scope_var.set(self)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for every task after a normal end, drain after any other.
+
+        Cancellation:
+            A cancellation while it waits makes it drain. One while it drains is kept until
+            the drain has ended, and then raised: the block never ends before its tasks.
+        """
+        if self._token is not None:
+            # It may be left in another context than entered, as fixtures and generators do.
+            with contextlib.suppress(ValueError):
+                current_scope_var.reset(self._token)
+        if error is not None:
+            await self.drain_uncancelled()
+            return
+        try:
+            await self.wait_idle()
+        except asyncio.CancelledError:
+            await self.drain_uncancelled()
+            raise
+        await self.drain_uncancelled(quiet=True)
+
+    async def wait_for_room(self, lane: str | None = None) -> None:
+        """Wait until `schedule`, called before the next `await`, would not be refused.
+
+        Lets a script feed a million items through `limit=50, backlog=100` in constant
+        memory. Those who wait get room first in, first out.
+
+        Args:
+            lane: The lane in which room is wanted; `None` is the scope's own limit.
+
+        Raises:
+            ConfigValueError: The scope has no such lane.
+
+        Cancellation:
+            Safe: the place in the line is given up.
+        """
+        found = self._find_lane(lane)
+        if found is not None:
+            await found.wait_for_room()
+
+    async def drain(
+        self, *, grace_period: float | None = _UNSET, shield_timeout: float | None = _UNSET
+    ) -> DrainReport:
+        """Close intake, then wait until every accepted task has ended.
+
+        Deferred tasks whose phase will not come are cancelled, shielded ones among them
+        started. After the grace period unshielded tasks are cancelled; after the shield
+        timeout everything is. What does not stop within a second is abandoned and logged.
+        A second call joins the first, and may only shorten its deadlines.
+
+        Args:
+            grace_period: Seconds until unshielded tasks are cancelled; `None` is no limit.
+                Default: the scope's.
+            shield_timeout: Seconds from then until shielded ones are; `None` is no limit.
+                Default: the scope's.
+
+        Returns:
+            What became of each task that had not finished at the call.
+
+        Raises:
+            ScopeClosedError: The scope was not entered yet.
+            ConfigError: A length is negative, NaN, or no number.
+            WrongLoopError: Called on another event loop than the scope's.
+            RuntimeError: Called by a task of this scope, which would wait for itself.
+
+        Cancellation:
+            Safe: the drain goes on, intake stays closed, and a second call resumes the wait.
+
+        Source:
+            Order of steps and defaults: docs/design.md.
+        """
+        grace = self._grace_period if grace_period is _UNSET else grace_period
+        shield = self._shield_timeout if shield_timeout is _UNSET else shield_timeout
+        check_seconds("grace_period", grace, none="None")
+        check_seconds("shield_timeout", shield, none="None")
+        if self._state is ScopeState.NEW:
+            raise ScopeClosedError(
+                f"cannot drain scope '{self._name}': it was not entered; "
+                "write 'async with TaskScope() as scope:'"
+            )
+        if not self._is_here():
+            raise self._wrong_loop("drain")
+        task = _current.get()
+        if task is not None and task in self._tasks:
+            raise RuntimeError(
+                f"task '{task.name}' cannot drain scope '{self._name}', which would wait for it; "
+                "drain it from outside of its tasks"
+            )
+        return await self._begin_drain(grace, shield).wait()
+
+    async def drain_uncancelled(
+        self,
+        *,
+        grace_period: float | None = _UNSET,
+        shield_timeout: float | None = _UNSET,
+        quiet: bool = False,
+    ) -> DrainReport:
+        """Drain like `drain`, and do not return before it has ended, cancelled or not.
+
+        For whoever owns what the tasks use, and would close it too early: adapters.
+
+        Args:
+            grace_period: As for `drain`.
+            shield_timeout: As for `drain`.
+            quiet: Tell nobody of a drain that had nothing to wait for.
+
+        Returns:
+            As `drain`.
+
+        Cancellation:
+            Kept until the drain has ended, and then raised.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        grace = self._grace_period if grace_period is _UNSET else grace_period
+        shield = self._shield_timeout if shield_timeout is _UNSET else shield_timeout
+        drain = self._begin_drain(grace, shield, quiet=quiet)
+        while drain.report is None:
+            try:
+                await drain.wait()
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+        if cancelled is not None:
+            try:
+                raise cancelled
+            finally:
+                del cancelled
+        return drain.report
+
+    def _begin_drain(
+        self, grace: float | None, shield: float | None, *, quiet: bool = False
+    ) -> Drain:
+        if self._drain is None:
+            self._state = ScopeState.DRAINING
+            self._drain = Drain(self, grace, shield, self._on_drain, quiet)
+        else:
+            self._drain.shorten(grace, shield)
+        return self._drain
+
+    # -- units of work ------------------------------------------------------------------
+
+    def lifecycle(self, *phases: str, config: TaskConfig | None = None) -> Lifecycle:
+        """A unit of work with these phases, in order, for `async with`.
+
+        Args:
+            *phases: The names of its moments, such as `"stored", "answered"`.
+            config: Defaults of the unit's tasks, over those of the scope.
+
+        Raises:
+            ConfigError: No phase, a name twice, or one that is no string.
+            ScopeClosedError: The scope takes no tasks.
+        """
+        if not phases or len(set(phases)) < len(phases):
+            raise ConfigValueError(
+                f"phases {phases!r} make no order; "
+                "write scope.lifecycle('first', 'second') with at least one name, each once"
+            )
+        for phase in phases:
+            if not isinstance(phase, str):
+                raise ConfigTypeError(f"phase {phase!r} is no string; pass its name")
+        if self._state is not ScopeState.OPEN:
+            self._check_intake("a unit of work")
+        owner = _current.get()
+        mine = owner if owner is not None and owner._scope is self else None
+        return Lifecycle(self, phases, self._config.merge(config) if config else self._config, mine)
+
+
+def current_scope() -> TaskScope:
+    """The scope of the running task, of the request, or of the lifespan.
+
+    Inside an `async with TaskScope()` it is that one.
+
+    Raises:
+        NoCurrentScopeError: No scope is in reach.
+    """
+    scope = current_scope_var.get()
+    task = _current.get()
+    if task is not None and (scope is None or scope._entered_in is not task):
+        # Entered outside of the task, so the task's own scope is nearer.
+        scope = cast("TaskScope", task._scope)
+    if scope is None:
+        raise NoCurrentScopeError(
+            "there is no current scope: open one with 'async with TaskScope() as scope:', or "
+            "call current_scope() in a task, a request or a lifespan"
+        )
+    return scope

@@ -1,0 +1,39 @@
+"""Keep a task from cancellation that comes from outside, and end that protection.
+
+Who may cancel a shielded task: its own code (`asyncio.timeout`, a task group inside
+it), its handle's `cancel()`, and the drain at the shield's deadline. Who may not: the
+clean-up with which `asyncio.run` and servers end a loop. That clean-up cancels every
+task that `asyncio.all_tasks()` lists, so a shielded task is not listed. What waits for
+it is listed: the frame inside `async with TaskScope()`, which no cancellation ends
+before the drain has.
+
+Refusing `cancel()` on the asyncio task instead would break `asyncio.timeout` and
+`TaskGroup` in the shielded code, which cancel the very same object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+def hide(runner: asyncio.Task[Any]) -> None:
+    """Take an asyncio task off `asyncio.all_tasks()`."""
+    # Documented for those who extend asyncio, underscore and all:
+    # https://docs.python.org/3/library/asyncio-extending.html#task-lifetime-support
+    asyncio._unregister_task(runner)  # pyright: ignore[reportPrivateUsage]
+
+
+_abandoned: set[asyncio.Task[Any]] = set()
+
+
+def abandon(runner: asyncio.Task[Any]) -> None:
+    """Let nothing wait for an asyncio task that ignores its cancellation, nor warn of it.
+
+    The clean-up of the loop would wait for it for ever. It is kept alive, since a
+    coroutine that swallows everything would be resumed by its own destruction.
+    """
+    hide(runner)
+    runner._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    _abandoned.add(runner)
+    runner.add_done_callback(_abandoned.discard)

@@ -1,0 +1,425 @@
+"""One scheduled call: its states, and the handle that the user holds.
+
+States and moves are one table, `MOVES`. Invariants:
+    - A task makes only moves of the table, so it ends in exactly one final state. The
+      tests check every assignment of `_state` against it.
+    - `Task._finish` is the only way into a final state: it sets the outcome, wakes
+      whoever waits, and gives the task back to its scope, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Generator, Mapping
+from contextvars import Context, ContextVar
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
+
+from taskcore._call import name_of
+from taskcore._config import TaskConfig
+from taskcore.errors import (
+    NoCurrentTaskError,
+    TaskAbandonedError,
+    TaskCancelledError,
+    TaskNotFinishedError,
+    TaskSkippedError,
+    WrongLoopError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskcore._threads import ThreadPool
+
+P = ParamSpec("P")
+T = TypeVar("T", covariant=True)
+
+
+class TaskState(Enum):
+    """What a task is doing, or how it ended."""
+
+    DEFERRED = "deferred"
+    """Waits for its phase or for its delay."""
+    WAITING = "waiting"
+    """Could start, and waits for a free slot under the limit."""
+    SCHEDULED = "scheduled"
+    """Has its slot, and starts at the loop's next turn or in the next free thread."""
+    RUNNING = "running"
+    """Its function has begun and has not ended."""
+    SUCCEEDED = "succeeded"
+    """Its function returned."""
+    FAILED = "failed"
+    """Its function raised, for the last time; the error handler has run."""
+    CANCELLED = "cancelled"
+    """It was cancelled, before or after it began."""
+    SKIPPED = "skipped"
+    """It was deferred, and its unit of work ended in a way that `when` excludes."""
+    ABANDONED = "abandoned"
+    """It was cancelled and did not stop; nobody waits for it any more."""
+
+
+_S = TaskState
+
+MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
+    {
+        _S.DEFERRED: frozenset({_S.WAITING, _S.SKIPPED, _S.CANCELLED}),
+        _S.WAITING: frozenset({_S.SCHEDULED, _S.CANCELLED}),
+        _S.SCHEDULED: frozenset({_S.RUNNING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.ABANDONED}),
+        _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.ABANDONED}),
+        _S.SUCCEEDED: frozenset(),
+        _S.FAILED: frozenset(),
+        _S.CANCELLED: frozenset(),
+        _S.SKIPPED: frozenset(),
+        _S.ABANDONED: frozenset(),
+    }
+)
+"""The allowed moves. What a state may become stands beside it; final states, nothing.
+
+A scheduled one may end before its function begins: a limiter that raises, a retry that
+returns without a call, a cancellation while it waits for a thread.
+"""
+
+FINAL: frozenset[TaskState] = frozenset(state for state, moves in MOVES.items() if not moves)
+
+
+_current: ContextVar[Task[..., Any] | None] = ContextVar("taskcore_task", default=None)
+_ids = itertools.count(1)
+
+
+class Home(Protocol):
+    """What a task needs of its scope."""
+
+    _loop: asyncio.AbstractEventLoop
+    _observers: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """What messages call the scope."""
+        ...
+
+    def _pool(self, kind: str) -> ThreadPool:
+        """The threads for plain functions, or those that drive worker processes."""
+        ...
+
+    def _is_here(self) -> bool:
+        """Whether the caller runs on the scope's loop."""
+        ...
+
+    def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
+        """Call at once on the loop; from a thread, at the loop's next turn."""
+        ...
+
+    def _tell(self, kind: Any, task: Task[..., Any]) -> None:
+        """Give an event to the observers."""
+        ...
+
+    def _ended(self, task: Task[..., Any], before: TaskState) -> None:
+        """Let go of a task that has just come from `before` into a final state."""
+        ...
+
+
+class Started:
+    """Whether, and until when, a task has begun: the `started` of a `Task`."""
+
+    __slots__ = ("_task",)
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self._task = task
+
+    def is_set(self) -> bool:
+        """Whether the function has begun. Stays true when the task has finished."""
+        return self._task._began is not None
+
+    async def wait(self) -> bool:
+        """Wait until the function has begun.
+
+        Returns:
+            True once it has; false if the task ended without ever beginning.
+
+        Cancellation:
+            Safe: the task is not touched.
+        """
+        task = self._task
+        while task._began is None and not task.done():
+            waiter = task._new_waiter()
+            # A thread may have begun, and looked for waiters, just before this one was added.
+            if task._began is None:
+                await task._until(waiter)
+        return task._began is not None
+
+
+class Task(Generic[P, T]):
+    """One scheduled call, and the handle to watch it, await it or cancel it.
+
+    Made by `schedule`, never by hand. Awaiting it gives the function's result or raises
+    its exception; cancelling whoever awaits does not cancel the task.
+
+    Pitfalls:
+        A task that awaits its own handle would wait for ever, and is refused.
+        `asyncio.wait_for(task, 5)` bounds your wait, not the task: use
+        `scope.task(timeout=5)` for that.
+
+    Attributes:
+        func: The function.
+        args: Its positional arguments.
+        config: The settings in force: those of the scope, and what was set nearer to it.
+        id: A number that no other task of this process has; later tasks have higher ones.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_began",
+        "_context",
+        "_kwargs",
+        "_outcome",
+        "_runner",
+        "_scope",
+        "_state",
+        "_waiters",
+        "args",
+        "config",
+        "func",
+        "id",
+    )
+
+    func: Callable[P, Any]
+    args: tuple[Any, ...]
+    config: TaskConfig
+    id: int
+
+    def __init__(
+        self,
+        scope: Home,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+        state: TaskState,
+    ) -> None:
+        """Made by the scope; users call `schedule`."""
+        self._scope = scope
+        self.func = func
+        self.args = args
+        self._kwargs = kwargs or None
+        self.config = config
+        self._state = state
+        self.id = next(_ids)
+        self._began: float | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._context: Context | None = None
+        self._outcome: Any = None
+
+    # -- what it is ---------------------------------------------------------------------
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The function's keyword arguments."""
+        return self._kwargs or {}
+
+    @property
+    def name(self) -> str:
+        """`config.name`, or the function's qualified name."""
+        return self.config.name or name_of(self.func)
+
+    @property
+    def state(self) -> TaskState:
+        """What it is doing, or how it ended."""
+        return self._state
+
+    @property
+    def started(self) -> Started:
+        """Whether the function has begun: `started.is_set()`, `await started.wait()`."""
+        return Started(self)
+
+    def done(self) -> bool:
+        """Whether it is in a final state, and its error handler, if any, has run."""
+        return self._state in FINAL
+
+    def cancelled(self) -> bool:
+        """Whether it ended by cancellation."""
+        return self._state is TaskState.CANCELLED
+
+    def __repr__(self) -> str:
+        """Name, id and state; never the arguments."""
+        return f"<Task '{self.name}' id={self.id} {self._state.value}>"
+
+    # -- what came of it ----------------------------------------------------------------
+
+    def result(self) -> T:
+        """Return what the function returned, or raise what it raised.
+
+        Raises:
+            TaskNotFinishedError: It has not finished; `await` it instead.
+            TaskCancelledError: It was cancelled (or abandoned: `TaskAbandonedError`).
+            TaskSkippedError: It never ran, because of how its unit of work ended.
+        """
+        if self._state is TaskState.SUCCEEDED:
+            return cast("T", self._outcome)
+        try:
+            raise self._error()
+        finally:
+            # The traceback holds this frame, and this frame the task, which holds the error.
+            del self
+
+    def exception(self) -> BaseException | None:
+        """Return what the function raised, `None` if it returned.
+
+        Raises:
+            TaskNotFinishedError: It has not finished.
+            TaskCancelledError: It was cancelled (or abandoned: `TaskAbandonedError`).
+            TaskSkippedError: It never ran, because of how its unit of work ended.
+        """
+        if self._state is TaskState.SUCCEEDED:
+            return None
+        if self._state is TaskState.FAILED:
+            return cast("BaseException", self._outcome)
+        try:
+            raise self._error()
+        finally:
+            del self
+
+    def _error(self) -> BaseException:
+        match self._state:
+            case TaskState.FAILED:
+                return cast("BaseException", self._outcome)
+            case TaskState.CANCELLED:
+                return TaskCancelledError(f"task '{self.name}' (id {self.id}) was cancelled")
+            case TaskState.ABANDONED:
+                return TaskAbandonedError(
+                    f"task '{self.name}' (id {self.id}) was cancelled, did not stop, "
+                    "and was abandoned; the log says where it hangs"
+                )
+            case TaskState.SKIPPED:
+                return TaskSkippedError(
+                    f"task '{self.name}' (id {self.id}) was skipped, because of how its unit "
+                    "of work ended; schedule it with task(when='always') to run it in any case"
+                )
+            case _:
+                return TaskNotFinishedError(
+                    f"task '{self.name}' (id {self.id}) is {self._state.value}; "
+                    "'await task' waits for its result"
+                )
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the end; return the result or raise the exception."""
+        if self._state not in FINAL:
+            yield from self.wait().__await__()
+        return self.result()
+
+    async def wait(self) -> None:
+        """Wait until it has finished, however it ended. Never raises the task's own error.
+
+        Raises:
+            WrongLoopError: Called on another event loop than the scope's.
+            RuntimeError: Called by the task itself.
+
+        Cancellation:
+            Safe: the task is not touched.
+        """
+        if self._state in FINAL:
+            return
+        if asyncio.current_task() is self._runner:
+            raise RuntimeError(
+                f"task '{self.name}' cannot wait for itself; schedule another task that does"
+            )
+        while self._state not in FINAL:
+            await self._until(self._new_waiter())
+
+    def _new_waiter(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        if loop is not self._scope._loop:
+            raise WrongLoopError(
+                f"cannot wait for task '{self.name}': it runs on another event loop; "
+                "wait for it where its scope lives"
+            )
+        waiter: asyncio.Future[None] = loop.create_future()
+        if self._waiters is None:
+            self._waiters = [waiter]
+        else:
+            self._waiters.append(waiter)
+        return waiter
+
+    async def _until(self, waiter: asyncio.Future[None]) -> None:
+        try:
+            await waiter
+        finally:
+            if waiter.cancelled() and self._waiters is not None and waiter in self._waiters:
+                self._waiters.remove(waiter)
+
+    # -- moves --------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Ask it to stop. May be called from any thread. A shield does not hold against it.
+
+        A task that has not begun never begins. A coroutine gets `CancelledError` at its
+        next await. A function in a thread goes on until it returns or asks
+        `check_cancelled()`; if it has not ended after one second, it is abandoned.
+
+        Returns:
+            False if it has finished already. True is no promise that it will end as
+            cancelled: it may still return, or fail.
+        """
+        if self._state in FINAL:
+            return False
+        if self._scope._is_here():
+            self._cancel()
+        else:
+            self._scope._loop.call_soon_threadsafe(self._cancel)
+        return True
+
+    def _cancel(self) -> None:
+        if self._state in FINAL:
+            return
+        if self._runner is not None:
+            self._runner.cancel()
+        else:
+            self._finish(TaskState.CANCELLED)
+
+    def _begin(self) -> None:
+        """The function begins: on the loop, or in its thread."""
+        if self._began is None:
+            self._began = self._scope._loop.time()
+            self._state = TaskState.RUNNING
+            if self._waiters is not None:
+                self._scope._on_loop(self._wake)
+            if self._scope._observers:
+                self._scope._on_loop(self._scope._tell, "started", self)
+
+    def _finish(self, state: TaskState, outcome: Any = None) -> None:
+        before = self._state
+        if before is TaskState.ABANDONED:
+            return  # it ended after all, and has been reported
+        self._state = state
+        self._outcome = outcome
+        self._runner = None
+        self._context = None
+        if self._waiters is not None:
+            self._wake()
+        self._scope._ended(self, before)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+AnyTask: TypeAlias = Task[..., Any]
+
+
+def current_task() -> Task[..., Any]:
+    """The task that the caller runs in, also in its thread and in asyncio tasks it started.
+
+    Raises:
+        NoCurrentTaskError: The caller was not scheduled in a scope.
+    """
+    task = _current.get()
+    if task is None:
+        raise NoCurrentTaskError(
+            "there is no current task: this code was not scheduled in a scope; "
+            "call current_task() in a function given to schedule()"
+        )
+    return task

@@ -1,0 +1,230 @@
+"""ASGI's lifespan, request and websocket messages mapped onto a scope and its phases.
+
+`TasksMiddleware` wraps an ASGI application, outermost, and imports no framework:
+
+    lifespan    A scope is open from before the application's start-up. It is drained when
+                the server asks for shutdown, before the application hears of it. A
+                second scope is open during the application's own teardown.
+    http        Each request is a unit of work. `after_route` is reached before the first
+                message of the response is passed on, `after_response` when the
+                application has returned.
+    websocket   Both are reached when the application has returned.
+
+The unit has failed when the application raised, unless because the client went away.
+An exception that a framework turns into a response must be noted by that framework's
+adapter: `unit.fail()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias, Unpack
+
+from taskcore._phase import Lifecycle, current_unit_var
+from taskcore._scope import ScopeOptions, TaskScope, current_scope_var
+
+__all__ = ["AFTER_RESPONSE", "AFTER_ROUTE", "UNIT", "TasksMiddleware"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+ASGIScope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+
+AFTER_ROUTE = "after_route"
+"""The phase that is reached when the endpoint has returned and nothing has been sent."""
+AFTER_RESPONSE = "after_response"
+"""The phase that is reached when the response has gone out."""
+UNIT = "taskcore.unit"
+"""Key of the ASGI scope: the request's `Lifecycle`; `None` if the lifespan never ran."""
+
+_PHASES = (AFTER_ROUTE, AFTER_RESPONSE)
+
+
+class TasksMiddleware:
+    """Give an ASGI application a scope, and each request a unit of work.
+
+    Inside another one (a mounted application) whose lifespan runs while its own does not,
+    it uses the outer scope and the outer moments, with its own `config` on top.
+
+    Args:
+        app: The application. Wrap it outermost, so that the moments are exact.
+        disconnect_errors: What the framework raises when the client went away, which is
+            no failure.
+        **options: Those of `TaskScope`.
+
+    Raises:
+        ConfigError: An option makes no sense.
+
+    Example:
+        app = TasksMiddleware(app, limit=100, grace_period=5.0)
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        disconnect_errors: tuple[type[BaseException], ...] = (),
+        **options: Unpack[ScopeOptions],
+    ) -> None:
+        """Wrap `app`; the options are checked now and used at each start-up."""
+        self.app = app
+        self.disconnect_errors = disconnect_errors
+        self._options: ScopeOptions = {"name": "app", **options}
+        TaskScope(**self._options)  # so that a wrong option is refused here
+        self._scopes: dict[asyncio.AbstractEventLoop, TaskScope] = {}
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Serve one connection, or the lifespan."""
+        kind = scope["type"]
+        if kind == "http" or kind == "websocket":
+            await self._serve(scope, receive, send)
+        elif kind == "lifespan":
+            await _Lifespan(self.app, receive, send, self._scopes, self._options).run(scope)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        tasks = self._scopes.get(asyncio.get_running_loop())
+        if tasks is None:
+            outer: Lifecycle | None = scope.setdefault(UNIT, None)
+            config = self._options.get("config")
+            if outer is not None and config is not None:
+                outer.refine(config)
+            await self.app(scope, receive, send)
+            return
+        unit = Lifecycle(tasks, _PHASES, tasks.config, None)
+        unit.origin = scope
+        scope[UNIT] = unit
+        exchange = _Exchange(unit, send)
+        scope_token = current_scope_var.set(tasks)
+        unit_token = current_unit_var.set(unit)
+        try:
+            await self.app(scope, receive, exchange.send)
+        except BaseException as error:
+            if not exchange.excuses(error, self.disconnect_errors):
+                unit.fail()
+            raise
+        finally:
+            current_unit_var.reset(unit_token)
+            current_scope_var.reset(scope_token)
+            unit.close()
+
+
+class _Exchange:
+    """What goes out in one request, and what it tells of the moments."""
+
+    __slots__ = ("_complete", "_lost", "_send", "_unit")
+
+    def __init__(self, unit: Lifecycle, send: Send) -> None:
+        self._unit = unit
+        self._send = send
+        self._complete = False
+        self._lost: OSError | None = None  # what the server raised since the client is gone
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            if self._unit.advance(AFTER_ROUTE):
+                # One turn of the loop, in which they start: before any byte is sent.
+                await asyncio.sleep(0)
+        elif kind == "http.response.body" and not message.get("more_body", False):
+            self._complete = True
+        try:
+            await self._send(message)
+        except OSError as error:
+            self._lost = error
+            raise
+
+    def excuses(
+        self, error: BaseException, disconnect_errors: tuple[type[BaseException], ...]
+    ) -> bool:
+        """Whether the request succeeded although `error` came out of it."""
+        if isinstance(error, asyncio.CancelledError):
+            return self._complete
+        at: BaseException | None = error
+        while at is not None:
+            if at is self._lost or isinstance(at, disconnect_errors):
+                return True
+            at = at.__cause__ or at.__context__
+        return False
+
+
+class _Lifespan:
+    """One run of the application's lifespan, with the scopes around it.
+
+    Invariant: the application does not hear of its end, by a message or by a
+    cancellation, before the tasks that use its resources have ended; the server does not
+    hear of it before those of the teardown have.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        receive: Receive,
+        send: Send,
+        scopes: dict[asyncio.AbstractEventLoop, TaskScope],
+        options: ScopeOptions,
+    ) -> None:
+        self._app = app
+        self._receive = receive
+        self._send = send
+        self._scopes = scopes
+        self._options = options
+        self._main = TaskScope(**options)
+        self._teardown: TaskScope | None = None
+        self._asked = False
+
+    async def run(self, scope: ASGIScope) -> None:
+        loop = asyncio.get_running_loop()
+        if loop in self._scopes:
+            raise RuntimeError(
+                "the application's lifespan runs already on this event loop; "
+                "serve a second instance of the application, or stop the first"
+            )
+        async with self._main:
+            self._scopes[loop] = self._main
+            try:
+                await self._app(scope, self._hear, self._tell)
+            except Exception:
+                if self._asked:
+                    raise
+                # It refused the scope type: an application without a lifespan of its own.
+                await self._hear()
+                await self._tell({"type": "lifespan.startup.complete"})
+                await self._hear()
+                await self._tell({"type": "lifespan.shutdown.complete"})
+            finally:
+                await self._drain()
+                del self._scopes[loop]
+
+    async def _hear(self) -> Any:
+        self._asked = True
+        try:
+            message = await self._receive()
+        except BaseException:
+            await self._begin_teardown()
+            raise
+        if message["type"] == "lifespan.shutdown":
+            await self._begin_teardown()
+        return message
+
+    async def _tell(self, message: Message) -> None:
+        if message["type"] != "lifespan.startup.complete":
+            await self._drain()
+        await self._send(message)
+
+    async def _begin_teardown(self) -> None:
+        """End what uses the application's resources; take what the teardown schedules."""
+        try:
+            await self._main.drain_uncancelled()
+        finally:
+            self._teardown = TaskScope(**self._options)
+            await self._teardown.__aenter__()
+
+    async def _drain(self) -> None:
+        if self._teardown is None:
+            await self._main.drain_uncancelled()
+        else:
+            await self._teardown.drain_uncancelled(quiet=True)
