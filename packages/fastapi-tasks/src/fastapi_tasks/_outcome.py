@@ -1,0 +1,78 @@
+"""Tell the request's unit of work when the endpoint failed.
+
+FastAPI turns an exception into a response before the outer ASGI call could see it. It
+does pass through the two exit stacks that FastAPI keeps in the ASGI scope, so a
+callback is pushed onto each: the inner one hears of the endpoint and of the response's
+validation, the outer one of dependencies that fail while they exit.
+
+The stacks are not documented. Where one is missing, only what comes out of the whole
+application counts as a failure, and a warning says so once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import AsyncExitStack
+from functools import cache
+from types import TracebackType
+
+import fastapi
+from fastapi import WebSocketDisconnect
+from starlette.requests import ClientDisconnect
+
+from taskcore.spi import Lifecycle
+
+logger = logging.getLogger("fastapi_tasks")
+
+DISCONNECT_ERRORS: tuple[type[BaseException], ...] = (ClientDisconnect, WebSocketDisconnect)
+"""What endpoints raise when the client went away, which is no failure."""
+
+_FUNCTION_STACK = "fastapi_function_astack"
+_REQUEST_STACK = "fastapi_inner_astack"
+_WATCHED = "fastapi_tasks.watched"
+
+
+@cache
+def _warn_once() -> None:
+    logger.warning(
+        "the exit stacks of FastAPI %s are not where they were: an exception that is answered, "
+        "such as HTTPException, does not count as a failure for when=...; see "
+        "docs/adapters/fastapi.md",
+        fastapi.__version__,
+    )
+
+
+def watch(unit: Lifecycle) -> None:
+    """Let `unit` hear of the endpoint's failure. Does nothing the second time."""
+    scope = unit.origin
+    function_stack = scope.get(_FUNCTION_STACK)
+    request_stack = scope.get(_REQUEST_STACK)
+    if not isinstance(function_stack, AsyncExitStack) or not isinstance(
+        request_stack, AsyncExitStack
+    ):
+        _warn_once()
+        return
+    if scope.get(_WATCHED) is request_stack:
+        return
+    scope[_WATCHED] = request_stack
+
+    def endpoint_left(
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None and not isinstance(error, DISCONNECT_ERRORS):
+            unit.fail()
+
+    def dependencies_left(
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # A cancellation here may come after the whole response: the ASGI layer judges it.
+        if not isinstance(error, asyncio.CancelledError):
+            endpoint_left(kind, error, traceback)
+
+    function_stack.push(endpoint_left)
+    request_stack.push(dependencies_left)

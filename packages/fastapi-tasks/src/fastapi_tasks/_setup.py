@@ -1,0 +1,57 @@
+"""`add_tasks`: put the ASGI layer of taskcore around a FastAPI app."""
+
+from __future__ import annotations
+
+from typing import Unpack
+from weakref import WeakSet
+
+from fastapi import FastAPI
+
+from fastapi_tasks._outcome import DISCONNECT_ERRORS
+from fastapi_tasks.errors import FastAPITasksSetupError
+from taskcore.asgi import ASGIApp, TasksMiddleware
+from taskcore.spi import ScopeOptions
+
+_apps: WeakSet[FastAPI] = WeakSet()
+
+
+def add_tasks(app: FastAPI, **options: Unpack[ScopeOptions]) -> None:
+    """Give `app` tasks. Call it once, before the app starts; the order of middleware is free.
+
+    Tasks are drained when the server asks for shutdown, before any lifespan teardown.
+
+    Args:
+        app: The FastAPI app; the outermost one if apps are mounted.
+        **options: Those of `taskcore.TaskScope`: `config`, `limit`, `backlog`,
+            `grace_period`, `shield_timeout`, `on_drain` and the others, with the same
+            defaults. `name` is the app's title.
+
+    Raises:
+        FastAPITasksSetupError: `app` has tasks already, has started, or is no FastAPI app.
+        ConfigError: An option makes no sense.
+    """
+    if not isinstance(app, FastAPI):
+        raise FastAPITasksSetupError(
+            f"cannot add tasks to {type(app).__name__}: call add_tasks(app) with the FastAPI app; "
+            "its routers and mounted apps share the tasks"
+        )
+    if app in _apps:
+        raise FastAPITasksSetupError(
+            f"app '{app.title}' has tasks already: call add_tasks once, with all options"
+        )
+    if app.middleware_stack is not None:
+        raise FastAPITasksSetupError(
+            f"app '{app.title}' has started: call add_tasks(app) right after app = FastAPI(...)"
+        )
+
+    options = {"name": app.title, **options}
+
+    def wrap(inner: ASGIApp) -> TasksMiddleware:
+        return TasksMiddleware(inner, disconnect_errors=DISCONNECT_ERRORS, **options)
+
+    wrap(app)  # so that a wrong option is refused here
+    build = app.build_middleware_stack
+    # Outermost, also of middleware that is added later: the moments are exact, and the
+    # shutdown message is seen before any lifespan hears of it.
+    app.build_middleware_stack = lambda: wrap(build())  # type: ignore[method-assign]
+    _apps.add(app)
