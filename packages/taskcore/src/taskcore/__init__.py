@@ -5,9 +5,9 @@ from taskcore._drain import DrainEntry, DrainReport
 from taskcore._intake import ScopeState
 from taskcore._observe import TaskEvent
 from taskcore._phase import Lifecycle, Phase
-from taskcore._run import check_cancelled
+from taskcore._run import check_cancelled, current_task
 from taskcore._scope import TaskScope, current_scope
-from taskcore._task import Task, TaskState, current_task
+from taskcore._task import Task, TaskState
 
 __all__ = [
     "DrainEntry",

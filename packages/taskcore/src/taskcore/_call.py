@@ -43,18 +43,6 @@ def is_coroutine_function(func: Callable[..., Any]) -> bool:
     )
 
 
-def bind_coroutine(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Make the coroutine of `func`, which checks the arguments and runs nothing.
-
-    Raises:
-        InvalidCallError: The arguments do not fit.
-    """
-    try:
-        return func(*args, **kwargs)
-    except TypeError as error:
-        raise _misfit(func, error) from None
-
-
 def check_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Refuse what cannot be called with these arguments.
 
@@ -70,6 +58,12 @@ def check_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         InvalidCallError: `func` is no function that a task can run, or the arguments do
             not fit it. A coroutine object is closed first, so no warning follows.
     """
+    if is_plain_coroutine_function(func):
+        try:
+            func(*args, **kwargs).close()
+        except TypeError as error:
+            raise misfit(func, error) from None
+        return True
     if not callable(func):
         raise _not_callable(func)
     kind = _code_flags(func)
@@ -78,14 +72,8 @@ def check_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
             f"cannot schedule '{name_of(func)}': it is a generator function, and nobody would "
             "take what it yields; schedule a function that loops over it"
         )
-    if is_coroutine_function(func):
-        if kind & CO_COROUTINE:
-            bind_coroutine(func, args, kwargs).close()
-        else:
-            _check_signature(func, args, kwargs)
-        return True
     _check_signature(func, args, kwargs)
-    return False
+    return is_coroutine_function(func)
 
 
 def _code_flags(func: Callable[..., Any]) -> int:
@@ -105,10 +93,11 @@ def _check_signature(
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        raise _misfit(func, error) from None
+        raise misfit(func, error) from None
 
 
-def _misfit(func: Callable[..., Any], error: TypeError) -> InvalidCallError:
+def misfit(func: Callable[..., Any], error: TypeError) -> InvalidCallError:
+    """The error for arguments that do not fit `func`, made of the one that Python raised."""
     name = name_of(func)
     try:
         shape = str(inspect.signature(func))

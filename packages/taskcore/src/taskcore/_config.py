@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+)
 
 from taskcore.errors import ConfigTypeError, ConfigValueError
 
@@ -31,6 +39,21 @@ Limiter: TypeAlias = AbstractAsyncContextManager[Any, Any]
 
 _WHEN = ("success", "failure", "always")
 _RUN_IN = ("loop", "thread", "process")
+
+
+class TaskOptions(TypedDict, total=False):
+    """The options of `TaskConfig` and of `task(...)`, for the type checker."""
+
+    name: str | None
+    shield: bool | None
+    on_error: TaskErrorHandler | None
+    timeout: float | None
+    retry: Retry | None
+    limiter: Limiter | None
+    when: When | None
+    run_in: RunIn | None
+    lane: str | None
+    delay: float | None
 
 
 @dataclass(frozen=True, init=False)
@@ -71,76 +94,34 @@ class TaskConfig:
     lane: str | None = None
     delay: float | None = None
 
-    # True while a task needs nothing but to await its function; see `_run.start`.
-    _direct = True
-
-    def __init__(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        timeout: float | None = None,
-        retry: Retry | None = None,
-        limiter: Limiter | None = None,
-        when: When | None = None,
-        run_in: RunIn | None = None,
-        lane: str | None = None,
-        delay: float | None = None,
-    ) -> None:
+    def __init__(self, **options: Unpack[TaskOptions]) -> None:
         """Check and keep what is given.
 
         Raises:
-            ConfigTypeError: An option has the wrong type.
+            ConfigTypeError: An option has the wrong type, or there is no such option.
             ConfigValueError: An option is out of its range.
         """
-        # What is not given stays a class attribute, so the usual config, with one or two
-        # options, is made and merged in a fraction of the time of ten slots.
-        given = self.__dict__
-        if name is not None:
-            _check_name("name", name)
-            given["name"] = name
-        if shield is not None:
-            if shield is not True and shield is not False:
-                raise ConfigTypeError(f"shield={shield!r} is not a bool; pass True or False")
-            given["shield"] = shield
-        if on_error is not None:
-            _check_handler(on_error)
-            given["on_error"] = on_error
-        if timeout is not None:
-            check_seconds("timeout", timeout)
-            given["timeout"] = timeout
-            given["_direct"] = False
-        if retry is not None:
-            if not callable(retry):
-                raise ConfigTypeError(
-                    f"retry={retry!r} cannot be called; pass an async callable "
-                    "retry(func, *args, **kwargs), such as tenacity.AsyncRetrying()"
-                )
-            given["retry"] = retry
-            given["_direct"] = False
-        if limiter is not None:
-            _check_limiter(limiter)
-            given["limiter"] = limiter
-            given["_direct"] = False
-        if when is not None:
-            if when not in _WHEN:
-                raise ConfigValueError(f"when={when!r} is unknown; pass one of {_WHEN}")
-            given["when"] = when
-        if run_in is not None:
-            if run_in not in _RUN_IN and not isinstance(run_in, Executor):
-                raise ConfigValueError(
-                    f"run_in={run_in!r} is unknown; pass one of {_RUN_IN} "
-                    "or a concurrent.futures.Executor"
-                )
-            given["run_in"] = run_in
-            given["_direct"] = False
-        if lane is not None:
-            _check_name("lane", lane)
-            given["lane"] = lane
-        if delay is not None:
-            check_seconds("delay", delay)
-            given["delay"] = delay
+        self.__dict__["_direct"] = True
+        self._set(options)
+
+    # True while a task needs nothing but to await its function: see `_run.start`.
+    _direct: ClassVar[bool]
+
+    def _set(self, options: TaskOptions) -> None:
+        # What is not given stays a class attribute: a config with one or two options, the
+        # usual kind, is made and merged in a fraction of the time that ten slots take.
+        values = self.__dict__
+        for option, value in options.items():
+            if value is not None:
+                check = _CHECKS.get(option)
+                if check is None:
+                    raise ConfigTypeError(
+                        f"unknown option {option!r}: a task has {', '.join(_CHECKS)}"
+                    )
+                check(option, value)
+                values[option] = value
+                if option not in _HARMLESS:
+                    values["_direct"] = False
 
     @property
     def shielded(self) -> bool:
@@ -161,9 +142,23 @@ class TaskConfig:
         """
         if not isinstance(other, TaskConfig):
             raise ConfigTypeError(f"cannot merge {other!r}; pass a TaskConfig")
+        return self._merge(other.__dict__)
+
+    def refine(self, **options: Unpack[TaskOptions]) -> TaskConfig:
+        """Return a new config in which `options` win: `merge` without a config in between.
+
+        Raises:
+            ConfigTypeError: An option has the wrong type, or there is no such option.
+            ConfigValueError: An option is out of its range.
+        """
+        merged = self._merge({})
+        merged._set(options)
+        return merged
+
+    def _merge(self, values: Mapping[str, Any]) -> TaskConfig:
         merged = object.__new__(TaskConfig)
-        merged.__dict__.update(self.__dict__)
-        merged.__dict__.update(other.__dict__)
+        merged.__dict__.update(self.__dict__, **values)
+        merged.__dict__["_direct"] = self._direct and values.get("_direct", True)
         return merged
 
 
@@ -198,16 +193,41 @@ def _check_name(option: str, value: str) -> None:
         raise ConfigValueError(f"{option}='' is empty; pass a name, or leave it out")
 
 
-def _check_limiter(limiter: Limiter) -> None:
-    kind = type(limiter)
+def _check_shield(option: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise ConfigTypeError(f"shield={value!r} is not a bool; pass True or False")
+
+
+def _check_retry(option: str, value: Retry) -> None:
+    if not callable(value):
+        raise ConfigTypeError(
+            f"retry={value!r} cannot be called; pass an async callable "
+            "retry(func, *args, **kwargs), such as tenacity.AsyncRetrying()"
+        )
+
+
+def _check_limiter(option: str, value: Limiter) -> None:
+    kind = type(value)
     if not hasattr(kind, "__aenter__") or not hasattr(kind, "__aexit__"):
         raise ConfigTypeError(
-            f"limiter={limiter!r} is no async context manager; pass an object with "
+            f"limiter={value!r} is no async context manager; pass an object with "
             "__aenter__ and __aexit__, such as asyncio.Semaphore(5)"
         )
 
 
-def _check_handler(handler: TaskErrorHandler) -> None:
+def _check_when(option: str, value: When) -> None:
+    if value not in _WHEN:
+        raise ConfigValueError(f"when={value!r} is unknown; pass one of {_WHEN}")
+
+
+def _check_run_in(option: str, value: RunIn) -> None:
+    if value not in _RUN_IN and not isinstance(value, Executor):
+        raise ConfigValueError(
+            f"run_in={value!r} is unknown; pass one of {_RUN_IN} or a concurrent.futures.Executor"
+        )
+
+
+def _check_handler(option: str, handler: TaskErrorHandler) -> None:
     if not callable(handler):
         raise ConfigTypeError(
             f"on_error={handler!r} cannot be called; pass a function (task, exception) -> Any"
@@ -232,3 +252,19 @@ def _check_handler(handler: TaskErrorHandler) -> None:
             f"on_error={handler!r} does not take two arguments; "
             "write it as a function (task, exception) -> Any"
         )
+
+
+_CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "name": _check_name,
+    "shield": _check_shield,
+    "on_error": _check_handler,
+    "timeout": check_seconds,
+    "retry": _check_retry,
+    "limiter": _check_limiter,
+    "when": _check_when,
+    "run_in": _check_run_in,
+    "lane": _check_name,
+    "delay": check_seconds,
+}
+# With these alone, a task still needs nothing but to await its function.
+_HARMLESS = frozenset({"name", "on_error", "when"})

@@ -159,6 +159,10 @@ class Drain:
         if task.config.shield:
             self._shielded[task] = None
 
+    def forget(self, task: AnyTask) -> None:
+        """A task was refused after all."""
+        self._shielded.pop(task, None)
+
     def ended(self, task: AnyTask) -> None:
         """A task came into a final state."""
         took = 0.0 if task._began is None else self._loop.time() - task._began

@@ -14,20 +14,20 @@ from __future__ import annotations
 import asyncio
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from enum import Enum
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from taskcore._call import CO_COROUTINE, bind_coroutine, check_call, name_of
-from taskcore._config import TaskConfig
+from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
+from taskcore._config import RunIn, TaskConfig
 from taskcore._lane import Lane
 from taskcore._observe import EventKind, Observer, TaskEvent, tell
 from taskcore._processes import pack
-from taskcore._run import start
+from taskcore._run import Runner, inside_shield, run, start
 from taskcore._scheduler import Scheduler
-from taskcore._task import AnyTask, Task, TaskState, _current
-from taskcore._threads import ThreadPool
+from taskcore._task import AnyTask, Task, TaskState
+from taskcore._threads import ThreadPool, current_call
 from taskcore.errors import (
     BacklogFullError,
     ConfigValueError,
@@ -54,8 +54,12 @@ class ScopeState(Enum):
     CLOSED = "closed"
 
 
+current_scope_var: ContextVar[Intake | None] = ContextVar("taskcore_scope", default=None)
+"""The scope of the context: the one that was entered in it last, or that of its task."""
+
 _OPEN = ScopeState.OPEN
 _DEFERRED, _WAITING, _SCHEDULED = TaskState.DEFERRED, TaskState.WAITING, TaskState.SCHEDULED
+_ABANDONED = TaskState.ABANDONED
 _SHIELDED = TaskConfig(shield=True)
 _FINAL_EVENTS: dict[TaskState, EventKind] = {
     TaskState.SKIPPED: "skipped",
@@ -77,12 +81,16 @@ class Intake(Scheduler):
         processes: int,
     ) -> None:
         self._name = name
-        self._config = config
+        self.config = config
         self._lane = lane
         self._lanes = lanes
+        # Whether anyone but the books wants to know of an end: lanes, observers, a drain, or
+        # who waits until the scope is idle. One look, where most ends have nothing to tell.
+        self._watched = lane is not None or bool(lanes) or bool(observers)
         self._observers = observers
         self._state = ScopeState.NEW
         self._loop: asyncio.AbstractEventLoop
+        self._time: Callable[[], float]
         self._tasks: dict[AnyTask, None] = {}
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
@@ -96,12 +104,41 @@ class Intake(Scheduler):
         """What logs call it."""
         return self._name
 
-    @property
-    def config(self) -> TaskConfig:
-        """The defaults of every task."""
-        return self._config
-
     # -- one comes in ---------------------------------------------------------------------
+
+    if not TYPE_CHECKING:  # type checkers see the overloads of Scheduler.schedule
+
+        def schedule(self, func, /, *args, **kwargs):
+            # The short way, for what is scheduled most: an `async def`, without options that
+            # change how it runs. `_accept` and `start` come to the same at three times the cost
+            # (docs/design.md#cost), which is why their steps stand here again.
+            config = self.config
+            if (
+                config._direct
+                and self._state is _OPEN
+                and type(func) is FunctionType
+                and func.__code__.co_flags & CO_COROUTINE
+                and current_scope_var.get() is self
+                and self._is_here()
+            ):
+                try:  # binds the arguments, and runs nothing
+                    work = func(*args, **kwargs) if kwargs else func(*args)
+                except TypeError as error:
+                    raise misfit(func, error) from None
+                if self._lane is None or self._lane.take():
+                    task = Task(self, func, args, kwargs, config, _SCHEDULED)
+                    self._tasks[task] = None
+                    if self._observers:
+                        self._tell("scheduled", task)
+                    runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
+                    runner.task = task
+                    runner.work = work
+                    task._runner = runner
+                    return task
+                work.close()
+            return self._accept(func, args, kwargs, config)
+
+        schedule.__doc__ = Scheduler.schedule.__doc__
 
     def _accept(
         self,
@@ -110,51 +147,15 @@ class Intake(Scheduler):
         kwargs: dict[str, Any],
         config: TaskConfig,
     ) -> AnyTask:
-        try:
-            here = get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        # The short way, for what is scheduled most: measured at two thirds of the long one.
-        if (
-            here
-            and self._state is _OPEN
-            and config._direct
-            and self._lane is None
-            and type(func) is FunctionType
-            and func.__code__.co_flags & CO_COROUTINE
-        ):
-            work = bind_coroutine(func, args, kwargs)
-            task: AnyTask = Task(self, func, args, kwargs, config, _SCHEDULED)
-            self._tasks[task] = None
-            if self._observers:
-                self._tell("scheduled", task)
-            start(task, work)
-            return task
-        return self._accept_any(func, args, kwargs, config)
-
-    def _accept_any(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-    ) -> AnyTask:
+        lane = self._find_lane(config.lane)
         if config.delay is not None:
             task = self._make(func, args, kwargs, config, _DEFERRED)
-            self._reserve(task)
-            self._enter(task, self._tasks, None)
+            self._enter(task, self._tasks, None, lane.reserve if lane else None)
             self._on_loop(self._arm, task)
             return task
         # Waiting until it has a slot, since the loop may give it one while this is a thread.
         task = self._make(func, args, kwargs, config, _WAITING)
-        lane = self._find_lane(config.lane)
-        self._enter(task, self._tasks, None)
-        try:
-            has_slot = lane is None or lane.admit(task)
-        except BacklogFullError:
-            del self._tasks[task]
-            raise
-        if has_slot:
+        if self._enter(task, self._tasks, None, lane.admit if lane else None):
             task._state = _SCHEDULED
             self._on_loop(self._launch, task)
         return task
@@ -168,15 +169,10 @@ class Intake(Scheduler):
         unit: Lifecycle,
     ) -> AnyTask:
         """Accept a task that `unit` holds until its phase comes."""
+        lane = self._find_lane(config.lane)
         task = self._make(func, args, kwargs, config, _DEFERRED)
-        self._reserve(task)
-        self._enter(task, self._deferred, unit)
+        self._enter(task, self._deferred, unit, lane.reserve if lane else None)
         return task
-
-    def _reserve(self, task: AnyTask) -> None:
-        lane = self._find_lane(task.config.lane)
-        if lane is not None:
-            lane.reserve(task)
 
     def _make(
         self,
@@ -190,21 +186,33 @@ class Intake(Scheduler):
         if self._state is not _OPEN or not self._is_here():
             config = self._check_intake(f"'{name_of(func)}'", config)
         is_async = check_call(func, args, kwargs)
-        if is_async and config.run_in not in (None, "loop"):
-            raise ConfigValueError(
-                f"run_in={config.run_in!r} cannot run the coroutine function '{name_of(func)}': "
-                "it belongs on the loop; leave run_in out, or schedule a plain function"
-            )
-        if config.run_in == "process":
-            pack(func, args, kwargs)
-        self._find_lane(config.lane)
+        if config.run_in is not None:
+            self._check_run_in(func, args, kwargs, config.run_in, is_async)
         task: AnyTask = Task(self, func, args, kwargs, config, state)
         task._context = copy_context()
+        if current_scope_var.get() is not self:
+            task._context.run(current_scope_var.set, self)
         return task
+
+    def _check_run_in(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        run_in: RunIn,
+        is_async: bool,
+    ) -> None:
+        if is_async and run_in != "loop":
+            raise ConfigValueError(
+                f"run_in={run_in!r} cannot run the coroutine function '{name_of(func)}': "
+                "it belongs on the loop; leave run_in out, or schedule a plain function"
+            )
+        if run_in == "process":
+            pack(func, args, kwargs)
 
     def _check_intake(self, what: str, config: TaskConfig | None = None) -> TaskConfig:
         """Raise unless the scope takes tasks from the caller; return the config to use."""
-        config = config or self._config
+        config = config or self.config
         if self._state is ScopeState.NEW:
             raise ScopeClosedError(
                 f"cannot schedule {what}: scope '{self._name}' was not entered yet; "
@@ -219,7 +227,8 @@ class Intake(Scheduler):
                 raise self._wrong_loop(f"schedule {what}")
         if self._state is _OPEN and not self._loop.is_closed():
             return config
-        task = _current.get()
+        runner = None if current_call() else asyncio.current_task() if self._is_here() else None
+        task = runner.task if isinstance(runner, Runner) else inside_shield.get()
         if task is not None and task in self._tasks and task.config.shield:
             # What a shielded task schedules while it is drained belongs to what it protects.
             return config.merge(_SHIELDED)
@@ -229,15 +238,31 @@ class Intake(Scheduler):
             "or open a scope of your own with 'async with TaskScope()'"
         )
 
-    def _enter(self, task: AnyTask, book: dict[AnyTask, Any], value: Lifecycle | None) -> None:
+    def _enter(
+        self,
+        task: AnyTask,
+        book: dict[AnyTask, Any],
+        value: Lifecycle | None,
+        claim: Callable[[AnyTask], bool] | None,
+    ) -> bool:
+        """Write a task into its book, and claim its slot or place; whether it has a slot."""
         book[task] = value
-        if self._state is ScopeState.CLOSED:  # closed meanwhile, by the loop, this is a thread
+        if self._state is ScopeState.CLOSED:  # closed by the loop meanwhile; this is a thread
             del book[task]
             self._check_intake(f"'{task.name}'")
-        if self._drain is not None:
-            self._drain.accepted(task)
+        drain = self._drain
+        if drain is not None:
+            drain.accepted(task)
+        try:
+            has_slot = claim is None or claim(task)
+        except BacklogFullError:
+            del book[task]
+            if drain is not None:
+                drain.forget(task)
+            raise
         if self._observers:
             self._on_loop(self._tell, "scheduled", task)
+        return has_slot
 
     def _find_lane(self, name: str | None) -> Lane | None:
         if name is None:
@@ -307,31 +332,50 @@ class Intake(Scheduler):
                 task.config.delay, self._start_deferred, task
             )
 
-    def _ended(self, task: AnyTask, before: TaskState) -> None:
-        """Let go of a task that has just come from `before` into a final state."""
+    def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
+        """Bring a task into a final state, and let go of it. The only way there is."""
+        before = task._state
+        if before is _ABANDONED:
+            return  # it ended after all, and has been reported
+        task._state = state
+        task._outcome = outcome
+        task._runner = None
+        task._context = None
+        if task._waiters is not None:
+            task._wake()
         if before is _DEFERRED:
-            if self._deferred.pop(task, None) is None:
-                del self._tasks[task]
-            if (timer := self._timers.pop(task, None)) is not None:
-                timer.cancel()
-            lane = self._find_lane(task.config.lane)
-            if lane is not None:
-                lane.cancel_reservation()
+            self._let_go_of_deferred(task)
         else:
             del self._tasks[task]
-            lane = self._lane if task.config.lane is None else self._lanes[task.config.lane]
-            if lane is not None:
-                if before is _WAITING:
-                    lane.withdraw()
-                elif (heir := lane.release()) is not None:
-                    heir._state = _SCHEDULED
-                    self._launch(heir)
+            if not self._watched:
+                return
+            if self._lane is not None or self._lanes:
+                self._pass_slot_on(task, before)
         if self._observers:
-            self._tell(_FINAL_EVENTS.get(task._state, "finished"), task)
+            self._tell(_FINAL_EVENTS.get(state, "finished"), task)
         if self._drain is not None:
             self._drain.ended(task)
         if self._idle_waiters and not self._tasks:
             self._wake_idle_waiters()
+
+    def _let_go_of_deferred(self, task: AnyTask) -> None:
+        if self._deferred.pop(task, None) is None:
+            del self._tasks[task]
+        if (timer := self._timers.pop(task, None)) is not None:
+            timer.cancel()
+        lane = self._find_lane(task.config.lane)
+        if lane is not None:
+            lane.cancel_reservation()
+
+    def _pass_slot_on(self, task: AnyTask, before: TaskState) -> None:
+        lane = self._find_lane(task.config.lane)
+        if lane is None:
+            return
+        if before is _WAITING:
+            lane.withdraw()
+        elif (heir := lane.release()) is not None:
+            heir._state = _SCHEDULED
+            self._launch(heir)
 
     def _wake_idle_waiters(self) -> None:
         waiters, self._idle_waiters = self._idle_waiters, []
@@ -340,7 +384,7 @@ class Intake(Scheduler):
                 waiter.set_result(None)
 
     def _tell(self, kind: EventKind, task: AnyTask) -> None:
-        tell(self._observers, TaskEvent(kind, task, self._loop.time()))
+        tell(self._observers, TaskEvent(kind, task, self._time()))
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -354,6 +398,7 @@ class Intake(Scheduler):
         """
         while self._tasks:
             waiter = self._loop.create_future()
+            self._watched = True
             self._idle_waiters.append(waiter)
             await waiter
 

@@ -51,6 +51,14 @@ class Lane:
         """Tasks in the queue."""
         return len(self._queue) - self._left
 
+    def take(self) -> bool:
+        """Take a slot if one is free."""
+        with self._lock:
+            if self.taken < self.limit:
+                self.taken += 1
+                return True
+        return False
+
     def admit(self, task: AnyTask) -> bool:
         """Take a slot for `task`, or let it wait.
 
@@ -69,8 +77,11 @@ class Lane:
             self._queue.append(task)
             return False
 
-    def reserve(self, task: AnyTask) -> None:
+    def reserve(self, task: AnyTask) -> bool:
         """Hold a place for a deferred task, which `admit_reserved` will take.
+
+        Returns:
+            False: it has no slot yet.
 
         Raises:
             BacklogFullError: There would be neither a slot nor a place for it.
@@ -79,6 +90,7 @@ class Lane:
             if self._is_full(self.limit - self.taken):
                 raise self._full(task)
             self.reserved += 1
+            return False
 
     def admit_reserved(self, task: AnyTask) -> bool:
         """Like `admit`, for a task that holds a reservation: never refused."""

@@ -42,12 +42,12 @@ class Lifecycle(Scheduler):
     """
 
     __slots__ = (
-        "_config",
         "_deferred",
         "_failed",
         "_owner",
         "_reached",
         "_token",
+        "config",
         "origin",
         "phases",
         "scope",
@@ -59,18 +59,13 @@ class Lifecycle(Scheduler):
         """Made by the scope; users call `scope.lifecycle`."""
         self.scope = scope
         self.phases = phases
-        self._config = config
+        self.config = config
         self._owner = owner  # the task inside which it was made, if any
         self._reached = 0  # how many phases are
         self._failed = False
         self._deferred: list[deque[AnyTask]] | None = None
         self._token: Token[Lifecycle | None] | None = None
         self.origin: Any = None
-
-    @property
-    def config(self) -> TaskConfig:
-        """The settings of what is scheduled here."""
-        return self._config
 
     @property
     def failed(self) -> bool:
@@ -92,7 +87,7 @@ class Lifecycle(Scheduler):
         Raises:
             UnknownPhaseError: The unit has no such phase.
         """
-        return Phase(self, self._index(name), self._config)
+        return Phase(self, self._index(name), self.config)
 
     def is_reached(self, name: str) -> bool:
         """Whether the phase of that name has been reached.
@@ -126,7 +121,7 @@ class Lifecycle(Scheduler):
 
     def refine(self, config: TaskConfig) -> None:
         """Let what `config` sets win in what is scheduled from now on."""
-        self._config = self._config.merge(config)
+        self.config = self.config.merge(config)
 
     def close(self) -> None:
         """Reach every phase that is left."""
@@ -207,23 +202,18 @@ class Lifecycle(Scheduler):
 class Phase(Scheduler):
     """One named moment of a unit of work, to schedule on. Made by `unit.phase(name)`."""
 
-    __slots__ = ("_config", "_index", "_unit")
+    __slots__ = ("_index", "_unit", "config")
 
     def __init__(self, unit: Lifecycle, index: int, config: TaskConfig) -> None:
         """Made by the unit; users call `unit.phase`."""
         self._unit = unit
         self._index = index
-        self._config = config
+        self.config = config
 
     @property
     def name(self) -> str:
         """Its name."""
         return self._unit.phases[self._index]
-
-    @property
-    def config(self) -> TaskConfig:
-        """The settings of what is scheduled here."""
-        return self._config
 
     @property
     def is_reached(self) -> bool:

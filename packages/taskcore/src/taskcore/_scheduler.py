@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from taskcore._config import Limiter, Retry, RunIn, TaskConfig, TaskErrorHandler, When
+from taskcore._config import TaskConfig, TaskOptions
 from taskcore._task import AnyTask, Task
 from taskcore.errors import ConfigValueError
 
@@ -19,9 +19,14 @@ T = TypeVar("T")
 
 
 class Scheduler(ABC):
-    """Something that takes tasks."""
+    """Something that takes tasks.
+
+    Attributes:
+        config: The settings of what is scheduled here.
+    """
 
     __slots__ = ()
+    config: TaskConfig
 
     @abstractmethod
     def _accept(
@@ -32,11 +37,6 @@ class Scheduler(ABC):
         config: TaskConfig,
     ) -> AnyTask:
         """Take one task, or raise."""
-
-    @property
-    @abstractmethod
-    def config(self) -> TaskConfig:
-        """The settings of what is scheduled here."""
 
     @property
     def _defers(self) -> bool:
@@ -77,23 +77,11 @@ class Scheduler(ABC):
         """
         return self._accept(func, args, kwargs, self.config)
 
-    def task(
-        self,
-        *,
-        name: str | None = None,
-        shield: bool | None = None,
-        on_error: TaskErrorHandler | None = None,
-        timeout: float | None = None,
-        retry: Retry | None = None,
-        limiter: Limiter | None = None,
-        when: When | None = None,
-        run_in: RunIn | None = None,
-        lane: str | None = None,
-        delay: float | None = None,
-    ) -> Configured:
+    def task(self, **options: Unpack[TaskOptions]) -> Configured:
         """Set options for what is scheduled next: `scope.task(shield=True).schedule(save)`.
 
-        The options are those of `TaskConfig`; what is left out keeps its default.
+        Args:
+            **options: Those of `TaskConfig`; what is left out keeps its default.
 
         Returns:
             A scheduler with these options. It can be kept, used often, and refined.
@@ -101,41 +89,24 @@ class Scheduler(ABC):
         Raises:
             ConfigError: An option makes no sense.
         """
-        if when is not None and not self._defers:
+        if "when" in options and not self._defers and options["when"] is not None:
             raise ConfigValueError(
-                f"when={when!r} needs a phase, and a task scheduled here starts at once; "
-                "write phase.task(when=...), such as tasks.after_response.task(when=...) "
+                f"when={options['when']!r} needs a phase, and a task scheduled here starts at "
+                "once; write phase.task(when=...), such as tasks.after_response.task(when=...) "
                 "or unit.phase('...').task(when=...)"
             )
-        options = TaskConfig(
-            name=name,
-            shield=shield,
-            on_error=on_error,
-            timeout=timeout,
-            retry=retry,
-            limiter=limiter,
-            when=when,
-            run_in=run_in,
-            lane=lane,
-            delay=delay,
-        )
-        return Configured(self, self.config.merge(options))
+        return Configured(self, self.config.refine(**options))
 
 
 class Configured(Scheduler):
     """A scheduler with options of its own; made by `task`."""
 
-    __slots__ = ("_config", "_target")
+    __slots__ = ("_target", "config")
 
     def __init__(self, target: Scheduler, config: TaskConfig) -> None:
         """Schedule on `target`, with `config`."""
         self._target = target
-        self._config = config
-
-    @property
-    def config(self) -> TaskConfig:
-        """The settings of what is scheduled here."""
-        return self._config
+        self.config = config
 
     @property
     def _defers(self) -> bool:

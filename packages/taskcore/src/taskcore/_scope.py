@@ -14,17 +14,17 @@ import itertools
 import os
 from asyncio import get_running_loop
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar, Token
+from contextvars import Token
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
 from taskcore._config import TaskConfig, check_count, check_seconds
 from taskcore._drain import Drain, DrainReport, OnDrain
-from taskcore._intake import Intake, ScopeState
+from taskcore._intake import Intake, ScopeState, current_scope_var
 from taskcore._lane import Lane
 from taskcore._observe import Observer
 from taskcore._phase import Lifecycle
-from taskcore._task import AnyTask, _current
+from taskcore._run import Runner
 from taskcore.errors import (
     ConfigTypeError,
     ConfigValueError,
@@ -38,7 +38,6 @@ SHIELD_TIMEOUT = 20.0
 THREADS = 32
 """Threads of a scope at the most; the bound that `concurrent.futures` has on large machines."""
 
-current_scope_var: ContextVar[TaskScope | None] = ContextVar("taskcore_scope", default=None)
 _numbers = itertools.count(1)
 _UNSET: Any = object()
 
@@ -141,8 +140,7 @@ class TaskScope(Intake):
         self._grace_period = grace_period
         self._shield_timeout = shield_timeout
         self._on_drain = on_drain
-        self._entered_in: AnyTask | None = None
-        self._token: Token[TaskScope | None] | None = None
+        self._token: Token[Intake | None] | None = None
 
     # -- what it is ---------------------------------------------------------------------
 
@@ -169,8 +167,8 @@ class TaskScope(Intake):
                 "so make a new TaskScope(...)"
             )
         self._loop = get_running_loop()
+        self._time = self._loop.time
         self._state = ScopeState.OPEN
-        self._entered_in = _current.get()
         self._token = current_scope_var.set(self)
         return self
 
@@ -261,7 +259,8 @@ class TaskScope(Intake):
             )
         if not self._is_here():
             raise self._wrong_loop("drain")
-        task = _current.get()
+        runner = asyncio.current_task()
+        task = runner.task if isinstance(runner, Runner) else None
         if task is not None and task in self._tasks:
             raise RuntimeError(
                 f"task '{task.name}' cannot drain scope '{self._name}', which would wait for it; "
@@ -312,6 +311,7 @@ class TaskScope(Intake):
     ) -> Drain:
         if self._drain is None:
             self._state = ScopeState.DRAINING
+            self._watched = True
             self._drain = Drain(self, grace, shield, self._on_drain, quiet)
         else:
             self._drain.shorten(grace, shield)
@@ -340,9 +340,9 @@ class TaskScope(Intake):
                 raise ConfigTypeError(f"phase {phase!r} is no string; pass its name")
         if self._state is not ScopeState.OPEN:
             self._check_intake("a unit of work")
-        owner = _current.get()
-        mine = owner if owner is not None and owner._scope is self else None
-        return Lifecycle(self, phases, self._config.merge(config) if config else self._config, mine)
+        runner = asyncio.current_task() if self._is_here() else None
+        owner = runner.task if isinstance(runner, Runner) and runner.task in self._tasks else None
+        return Lifecycle(self, phases, self.config.merge(config) if config else self.config, owner)
 
 
 def current_scope() -> TaskScope:
@@ -354,13 +354,9 @@ def current_scope() -> TaskScope:
         NoCurrentScopeError: No scope is in reach.
     """
     scope = current_scope_var.get()
-    task = _current.get()
-    if task is not None and (scope is None or scope._entered_in is not task):
-        # Entered outside of the task, so the task's own scope is nearer.
-        scope = cast("TaskScope", task._scope)
     if scope is None:
         raise NoCurrentScopeError(
             "there is no current scope: open one with 'async with TaskScope() as scope:', or "
             "call current_scope() in a task, a request or a lifespan"
         )
-    return scope
+    return cast("TaskScope", scope)

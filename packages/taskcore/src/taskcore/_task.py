@@ -3,16 +3,17 @@
 States and moves are one table, `MOVES`. Invariants:
     - A task makes only moves of the table, so it ends in exactly one final state. The
       tests check every assignment of `_state` against it.
-    - `Task._finish` is the only way into a final state: it sets the outcome, wakes
-      whoever waits, and gives the task back to its scope, once.
+    - `Intake._end` is the only way into a final state: it sets the outcome, wakes
+      whoever waits, and lets go of the task, once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Generator, Mapping
-from contextvars import Context, ContextVar
+from contextvars import Context
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, 
 from taskcore._call import name_of
 from taskcore._config import TaskConfig
 from taskcore.errors import (
-    NoCurrentTaskError,
     TaskAbandonedError,
     TaskCancelledError,
     TaskNotFinishedError,
@@ -84,7 +84,6 @@ returns without a call, a cancellation while it waits for a thread.
 FINAL: frozenset[TaskState] = frozenset(state for state, moves in MOVES.items() if not moves)
 
 
-_current: ContextVar[Task[..., Any] | None] = ContextVar("taskcore_task", default=None)
 _ids = itertools.count(1)
 
 
@@ -93,6 +92,10 @@ class Home(Protocol):
 
     _loop: asyncio.AbstractEventLoop
     _observers: tuple[Any, ...]
+
+    def _time(self) -> float:
+        """The time of the loop's clock."""
+        ...
 
     @property
     def name(self) -> str:
@@ -115,8 +118,8 @@ class Home(Protocol):
         """Give an event to the observers."""
         ...
 
-    def _ended(self, task: Task[..., Any], before: TaskState) -> None:
-        """Let go of a task that has just come from `before` into a final state."""
+    def _end(self, task: Task[..., Any], state: TaskState, outcome: Any) -> None:
+        """Bring a task into a final state, and let go of it."""
         ...
 
 
@@ -165,13 +168,13 @@ class Task(Generic[P, T]):
         func: The function.
         args: Its positional arguments.
         config: The settings in force: those of the scope, and what was set nearer to it.
-        id: A number that no other task of this process has; later tasks have higher ones.
     """
 
     __slots__ = (
         "__weakref__",
         "_began",
         "_context",
+        "_id",
         "_kwargs",
         "_outcome",
         "_runner",
@@ -181,13 +184,11 @@ class Task(Generic[P, T]):
         "args",
         "config",
         "func",
-        "id",
     )
 
     func: Callable[P, Any]
     args: tuple[Any, ...]
     config: TaskConfig
-    id: int
 
     def __init__(
         self,
@@ -205,7 +206,7 @@ class Task(Generic[P, T]):
         self._kwargs = kwargs or None
         self.config = config
         self._state = state
-        self.id = next(_ids)
+        self._id = 0
         self._began: float | None = None
         self._runner: asyncio.Task[None] | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
@@ -213,6 +214,11 @@ class Task(Generic[P, T]):
         self._outcome: Any = None
 
     # -- what it is ---------------------------------------------------------------------
+
+    @property
+    def id(self) -> int:
+        """A number that no other task of this process has, given when first asked for."""
+        return self._id or _give_id(self)
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -381,24 +387,19 @@ class Task(Generic[P, T]):
     def _begin(self) -> None:
         """The function begins: on the loop, or in its thread."""
         if self._began is None:
-            self._began = self._scope._loop.time()
+            self._began = self._scope._time()
             self._state = TaskState.RUNNING
-            if self._waiters is not None:
-                self._scope._on_loop(self._wake)
-            if self._scope._observers:
-                self._scope._on_loop(self._scope._tell, "started", self)
+            if self._waiters is not None or self._scope._observers:
+                self._tell_begun()
+
+    def _tell_begun(self) -> None:
+        self._scope._on_loop(self._wake)
+        if self._scope._observers:
+            self._scope._on_loop(self._scope._tell, "started", self)
 
     def _finish(self, state: TaskState, outcome: Any = None) -> None:
-        before = self._state
-        if before is TaskState.ABANDONED:
-            return  # it ended after all, and has been reported
-        self._state = state
-        self._outcome = outcome
-        self._runner = None
-        self._context = None
-        if self._waiters is not None:
-            self._wake()
-        self._scope._ended(self, before)
+        """Come into a final state, on the scope's loop."""
+        self._scope._end(self, state, outcome)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, None
@@ -407,19 +408,13 @@ class Task(Generic[P, T]):
                 waiter.set_result(None)
 
 
+_id_lock = threading.Lock()
+
+
+def _give_id(task: AnyTask) -> int:
+    with _id_lock:
+        task._id = task._id or next(_ids)
+    return task._id
+
+
 AnyTask: TypeAlias = Task[..., Any]
-
-
-def current_task() -> Task[..., Any]:
-    """The task that the caller runs in, also in its thread and in asyncio tasks it started.
-
-    Raises:
-        NoCurrentTaskError: The caller was not scheduled in a scope.
-    """
-    task = _current.get()
-    if task is None:
-        raise NoCurrentTaskError(
-            "there is no current task: this code was not scheduled in a scope; "
-            "call current_task() in a function given to schedule()"
-        )
-    return task

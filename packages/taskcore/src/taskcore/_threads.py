@@ -45,7 +45,7 @@ class CallState(Enum):
 class ThreadCall:
     """One call of a function in a worker thread, as its caller sees it."""
 
-    __slots__ = ("answer", "begun", "cancelled", "context", "func", "state", "thread_id")
+    __slots__ = ("answer", "begun", "cancelled", "context", "func", "owner", "state", "thread_id")
 
     def __init__(
         self,
@@ -53,11 +53,13 @@ class ThreadCall:
         context: Context,
         answer: asyncio.Future[Any],
         begun: Callable[[], None] | None,
+        owner: object,
     ) -> None:
         self.func = func
         self.context = context
         self.answer = answer
         self.begun = begun
+        self.owner = owner
         self.state = CallState.QUEUED
         self.cancelled = False  # set by the caller, read by `check_cancelled` in the thread
         self.thread_id = 0
@@ -106,6 +108,7 @@ class ThreadPool:
         func: Callable[[], Any],
         context: Context,
         begun: Callable[[], None] | None = None,
+        owner: object = None,
     ) -> ThreadCall:
         """Give `func` to a worker; what becomes of it arrives in `answer` on the loop.
 
@@ -113,8 +116,9 @@ class ThreadPool:
             func: What to run, without arguments.
             context: The context variables that it sees.
             begun: Called in the worker thread just before `func`.
+            owner: For whom it runs; `current_call().owner` tells the function.
         """
-        call = ThreadCall(func, context, self._loop.create_future(), begun)
+        call = ThreadCall(func, context, self._loop.create_future(), begun, owner)
         with self._changed:
             self._calls.append(call)
             self._provide()

@@ -21,8 +21,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias, Unpack
 
+from taskcore._intake import current_scope_var
 from taskcore._phase import Lifecycle, current_unit_var
-from taskcore._scope import ScopeOptions, TaskScope, current_scope_var
+from taskcore._scope import ScopeOptions, TaskScope
 
 __all__ = ["AFTER_RESPONSE", "AFTER_ROUTE", "UNIT", "TasksMiddleware"]
 
