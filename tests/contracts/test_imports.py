@@ -18,6 +18,7 @@ LAYERS = {
     "_shield": 1,
     "_threads": 1,
     "_processes": 2,
+    "_log": 3,
     "_task": 2,
     "_lane": 3,
     "_observe": 3,

@@ -34,6 +34,7 @@ async def request_tasks(connection: HTTPConnection) -> RequestTasks:
             "'with TestClient(app) as client:'; on a server leave out lifespan='off'; for a "
             "mounted app call add_tasks on the outermost app"
         )
+    unit.origin = scope  # what the endpoint sees; a middleware may pass on a copy
     watch(unit)
     return RequestTasks(unit)
 
@@ -53,8 +54,9 @@ def current_tasks() -> RequestTasks:
     unit = current_unit()
     if unit is None or UNIT not in (unit.origin or ()):
         raise FastAPITasksUninitializedAppError(
-            "there is no request here: call current_tasks() below an endpoint of an app with "
-            "add_tasks(app); elsewhere use taskcore.current_scope()"
+            "there is no request with tasks here: call current_tasks() below an endpoint of an "
+            "app with add_tasks(app), whose lifespan runs (in tests: 'with TestClient(app) as "
+            "client:'); elsewhere use taskcore.current_scope()"
         )
     watch(unit)
     return RequestTasks(unit)

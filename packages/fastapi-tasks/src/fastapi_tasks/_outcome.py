@@ -43,6 +43,12 @@ def _warn_once() -> None:
     )
 
 
+def _is_disconnect(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):  # as a task group raises it
+        return all(map(_is_disconnect, error.exceptions))
+    return isinstance(error, DISCONNECT_ERRORS)
+
+
 def watch(unit: Lifecycle) -> None:
     """Let `unit` hear of the endpoint's failure. Does nothing the second time."""
     scope = unit.origin
@@ -51,7 +57,8 @@ def watch(unit: Lifecycle) -> None:
     if not isinstance(function_stack, AsyncExitStack) or not isinstance(
         request_stack, AsyncExitStack
     ):
-        _warn_once()
+        if "endpoint" in scope:  # else a middleware asks, before FastAPI could make them
+            _warn_once()
         return
     if scope.get(_WATCHED) is request_stack:
         return
@@ -62,7 +69,7 @@ def watch(unit: Lifecycle) -> None:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None and not isinstance(error, DISCONNECT_ERRORS):
+        if error is not None and not _is_disconnect(error):
             unit.fail()
 
     def dependencies_left(

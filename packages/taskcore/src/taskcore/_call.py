@@ -66,8 +66,7 @@ def check_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
         return True
     if not callable(func):
         raise _not_callable(func)
-    kind = _code_flags(func)
-    if kind & _GENERATORS:
+    if _code_flags(func) & _GENERATORS:
         raise InvalidCallError(
             f"cannot schedule '{name_of(func)}': it is a generator function, and nobody would "
             "take what it yields; schedule a function that loops over it"
@@ -79,6 +78,8 @@ def check_call(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 def _code_flags(func: Callable[..., Any]) -> int:
     while isinstance(func, partial):
         func = func.func
+    if not isinstance(func, FunctionType | MethodType | type):
+        func = getattr(func, "__call__", func)  # noqa: B004 (what it is, not whether)
     code = getattr(func, "__code__", None)
     return code.co_flags if code is not None else 0
 

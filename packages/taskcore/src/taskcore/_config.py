@@ -8,7 +8,7 @@ that names the option.
 from __future__ import annotations
 
 import inspect
-import math
+import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
@@ -28,15 +28,18 @@ from taskcore.errors import ConfigTypeError, ConfigValueError
 
 if TYPE_CHECKING:
     from taskcore._task import Task
+else:  # of the same shape, so that what follows is no string and can be used in annotations
+    Task = Callable
 
-TaskErrorHandler: TypeAlias = "Callable[[Task[..., Any], Any], Any]"
+TaskErrorHandler: TypeAlias = Callable[[Task[..., Any], Any], Any]
 """What `on_error` takes: called with the task and its exception, sync or async."""
 
 When: TypeAlias = Literal["success", "failure", "always"]
-RunIn: TypeAlias = "Literal['loop', 'thread', 'process'] | Executor"
+RunIn: TypeAlias = Literal["loop", "thread", "process"] | Executor
 Retry: TypeAlias = Callable[..., Awaitable[Any]]
 Limiter: TypeAlias = AbstractAsyncContextManager[Any, Any]
 
+_LONGEST = threading.TIMEOUT_MAX  # what a clock of the system can count: some 292 years
 _WHEN = ("success", "failure", "always")
 _RUN_IN = ("loop", "thread", "process")
 
@@ -168,22 +171,34 @@ def check_seconds(option: str, value: float | None, *, none: str = "leave it out
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigTypeError(f"{option}={value!r} is not a number; pass seconds, or {none}")
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= _LONGEST:
         raise ConfigValueError(
             f"{option}={value!r} is no length of time; pass seconds >= 0, or {none} for no limit"
         )
 
 
-def check_count(option: str, value: int | None, *, least: int) -> None:
-    """Refuse what is no whole number of at least `least`; `None` passes."""
-    if value is None:
+def check_count(option: str, value: int | None, *, least: int, none: str = "") -> None:
+    """Refuse what is no whole number of at least `least`; `None` passes if it is said what for."""
+    if value is None and none:
         return
+    or_none = f", or None for {none}" if none else ""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigTypeError(f"{option}={value!r} is not a whole number; pass an int or None")
+        raise ConfigTypeError(f"{option}={value!r} is not a whole number; pass an int{or_none}")
     if value < least:
-        raise ConfigValueError(
-            f"{option}={value!r} is too small; pass at least {least}, or None for no limit"
+        raise ConfigValueError(f"{option}={value!r} is too small; pass at least {least}{or_none}")
+
+
+def check_lanes(lanes: Mapping[str, int] | None) -> None:
+    """Refuse what does not map names to limits; `None` passes."""
+    if lanes is None:
+        return
+    if not isinstance(lanes, Mapping):
+        raise ConfigTypeError(
+            f"lanes={lanes!r} is no mapping; pass names and limits, such as {{'mail': 5}}"
         )
+    for lane, limit in lanes.items():
+        _check_name("lane", lane)
+        check_count(f"lanes[{lane!r}]", limit, least=1)
 
 
 def _check_name(option: str, value: str) -> None:
@@ -202,6 +217,15 @@ def _check_retry(option: str, value: Retry) -> None:
     if not callable(value):
         raise ConfigTypeError(
             f"retry={value!r} cannot be called; pass an async callable "
+            "retry(func, *args, **kwargs), such as tenacity.AsyncRetrying()"
+        )
+    kind = type(value)
+    # A function may return the coroutine of another; of an object we can tell.
+    if kind.__module__ not in ("builtins", "functools") and not inspect.iscoroutinefunction(
+        kind.__call__
+    ):
+        raise ConfigTypeError(
+            f"retry={value!r} is not async, so it would never retry; pass an async callable "
             "retry(func, *args, **kwargs), such as tenacity.AsyncRetrying()"
         )
 

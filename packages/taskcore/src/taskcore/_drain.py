@@ -7,9 +7,12 @@ left to wait for:
                  ends.
     cancelling   Unshielded tasks have been cancelled; shielded ones go on, until the
                  shield timeout ends.
-    abandoning   Everything has been cancelled; what has not stopped after `STOP_TIME`
-                 is abandoned.
+    abandoning   Everything has been cancelled.
     closed       Nothing is left, and the report is complete.
+
+In every stage, what waits for a moment that will not come is settled (a shielded task
+starts, another is cancelled), and what was cancelled and has not stopped after
+`STOP_TIME` is abandoned.
 
 Invariants:
     - A drain runs in an asyncio task of its own, which nobody can cancel. Whoever
@@ -25,16 +28,15 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from taskcore._intake import Intake, ScopeState
-from taskcore._run import STOP_TIME, coroutine_stack, log_abandoned
+from taskcore._log import coroutine_stack, say, say_abandoned
+from taskcore._run import OWN_FILE, STOP_TIME
 from taskcore._shield import abandon, hide
 from taskcore._task import FINAL, AnyTask, TaskState
-
-logger = logging.getLogger("taskcore")
 
 LOG_INTERVAL = 5.0
 """Seconds between two lines that name what a drain still waits for."""
@@ -112,19 +114,20 @@ class Drain:
         quiet: bool,
     ) -> None:
         self.report: DrainReport | None = None
+        self.is_over = False
         self._scope = scope
         self._loop = scope._loop
+        self._on_drain = on_drain
+        self._quiet = quiet
         self._began = self._loop.time()
         self._grace_end, self._shield_end = self._deadlines(grace_period, shield_timeout)
         self._entries: dict[TaskState, list[DrainEntry]] = {state: [] for state in FINAL}
-        # A dict and no count, since tasks arrive from any thread.
         self._shielded: dict[AnyTask, None] = {}
-        self._on_drain = on_drain
-        self._quiet = quiet
+        self._stop_by: dict[AnyTask, float] = {}  # what was cancelled, the earliest first
         self._alarm: asyncio.Future[None] | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        self.runner = asyncio.Task(self._run(), loop=self._loop, name=f"drain of {scope.name}")
-        hide(self.runner)
+        runner = asyncio.Task(self._run(), loop=self._loop, name=f"drain of {scope.name}")
+        hide(runner)
 
     def _deadlines(
         self, grace_period: float | None, shield_timeout: float | None
@@ -137,15 +140,23 @@ class Drain:
         grace_end, shield_end = self._deadlines(grace_period, shield_timeout)
         self._grace_end = min(self._grace_end, grace_end)
         self._shield_end = min(self._shield_end, shield_end)
-        self._wake()
+        self.wake()
 
     async def wait(self) -> DrainReport:
         """Wait for the report; cancelling the caller leaves the drain as it is."""
-        while self.report is None:
+        if self.report is None:
+            await self.wait_over()
+        assert self.report is not None
+        return self.report
+
+    async def wait_over(self) -> None:
+        """Wait until `on_drain` has had the report as well."""
+        while not self.is_over:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
-        return self.report
+
+    # -- what intake asks and tells ---------------------------------------------------------
 
     def refuses(self, task: AnyTask) -> bool:
         """Whether it is too late for `task` to start."""
@@ -155,153 +166,182 @@ class Drain:
         )
 
     def accepted(self, task: AnyTask) -> None:
-        """A task was accepted during the drain."""
+        """A task was accepted during the drain, or before it."""
         if task.config.shield:
             self._shielded[task] = None
-
-    def forget(self, task: AnyTask) -> None:
-        """A task was refused after all."""
-        self._shielded.pop(task, None)
+        if task._state is TaskState.DEFERRED:
+            self.wake()  # its moment may be one that will not come
 
     def ended(self, task: AnyTask) -> None:
         """A task came into a final state."""
         took = 0.0 if task._began is None else self._loop.time() - task._began
         self._entries[task._state].append(DrainEntry(task.name, task.id, took))
         self._shielded.pop(task, None)
+        self._stop_by.pop(task, None)
         cancelling = self._scope._state is ScopeState.CANCELLING
-        if not self._unfinished() or (cancelling and not self._shielded):
-            self._wake()
+        # A deferred task may have lost the task that would have brought its phase.
+        if self._is_idle() or self._scope._deferred or (cancelling and not self._shielded):
+            self.wake()
 
     # -- the procedure --------------------------------------------------------------------
 
     async def _run(self) -> None:
         scope = self._scope
-        for task in self._unfinished_tasks():
+        for task in self._unfinished():
             self.accepted(task)
-        self._settle_deferred()
-        await self._wait(lambda: not self._unfinished(), lambda: self._grace_end)
-
-        if self._unfinished():
-            scope._state = ScopeState.CANCELLING
-            self._settle_deferred()
-            self._cancel(task for task in self._unfinished_tasks() if not task.config.shield)
-            await self._wait(lambda: not self._shielded, lambda: self._shield_end)
-
-        if self._unfinished():
-            scope._state = ScopeState.ABANDONING
-            self._cancel(list(self._unfinished_tasks()))
-            # A function in a thread is given up, and its stack logged, by its own task.
-            deadline = self._loop.time() + STOP_TIME + 0.25
-            await self._wait(lambda: not self._unfinished(), lambda: deadline)
-            for task in self._unfinished_tasks():
-                self._abandon(task)
-
-        await scope._close()
-        report = self._make_report()
-        await self._tell(report)
-        self.report = report
+        while not scope._try_close():
+            await self._pass_stages()
+        self.report = DrainReport(
+            **{state.value: tuple(entries) for state, entries in self._entries.items()},
+            duration=self._loop.time() - self._began,
+        )
+        await self._tell(self.report)
+        self.is_over = True
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
 
-    def _unfinished(self) -> bool:
-        return bool(self._scope._tasks or self._scope._deferred)
+    async def _pass_stages(self) -> None:
+        """Go on from the stage in which the scope is, until nothing is left."""
+        scope = self._scope
+        if scope._state is ScopeState.DRAINING:
+            await self._wait(self._is_idle, lambda: self._grace_end)
+            if self._is_idle():
+                return
+            scope._state = ScopeState.CANCELLING
+            self._settle_deferred()
+            self._cancel(task for task in self._unfinished() if not task.config.shield)
+        if scope._state is ScopeState.CANCELLING:
+            await self._wait(lambda: not self._shielded, lambda: self._shield_end)
+            if self._is_idle():
+                return
+            scope._state = ScopeState.ABANDONING
+            self._cancel(self._unfinished())
+        await self._wait(self._is_idle, lambda: math.inf)
 
-    def _unfinished_tasks(self) -> list[AnyTask]:
+    def _is_idle(self) -> bool:
+        scope = self._scope
+        return not (scope._tasks or scope._deferred or scope._on_the_way)
+
+    def _unfinished(self) -> list[AnyTask]:
         return [*self._scope._tasks, *self._scope._deferred]
 
+    async def _wait(self, over: Callable[[], bool], deadline: Callable[[], float]) -> None:
+        """Wait until `over()` or `deadline()`; meanwhile settle, abandon, and log for whom."""
+        next_log = self._loop.time() + LOG_INTERVAL
+        while True:
+            self._settle_deferred()
+            self._abandon_overdue()
+            now = self._loop.time()
+            if over() or now >= deadline():
+                return
+            if now >= next_log:
+                self._say_waiting(now)
+                next_log += LOG_INTERVAL
+            self._alarm = self._loop.create_future()
+            stop_by = next(iter(self._stop_by.values()), math.inf)
+            timer = self._loop.call_at(min(deadline(), next_log, stop_by), self.wake)
+            await self._alarm
+            timer.cancel()
+
+    def wake(self) -> None:
+        """Let the procedure look again."""
+        if self._alarm is not None and not self._alarm.done():
+            self._alarm.set_result(None)
+
     def _settle_deferred(self) -> None:
-        """Start what is shielded, and cancel the rest, of what would come too late."""
+        """Of the tasks whose moment will not come: start what is shielded, cancel the rest."""
         scope = self._scope
-        for task in list(scope._deferred):
-            unit = scope._deferred.get(task)
-            if unit is None or (unit.is_live and scope._state is ScopeState.DRAINING):
-                continue
-            self._settle(task)
+        draining = scope._state is ScopeState.DRAINING
+        for task, unit in list(scope._deferred.items()):
+            # Its phase may come while the task that made the unit goes on.
+            if unit.owner is None or unit.owner.done() or self.refuses(unit.owner):
+                self._settle(task)
         for task, timer in list(scope._timers.items()):
-            if timer.when() > self._grace_end or scope._state is not ScopeState.DRAINING:
+            if not draining or timer.when() > self._grace_end:
                 self._settle(task)
 
     def _settle(self, task: AnyTask) -> None:
-        if task.config.shield:
+        if task.config.shield and not self.refuses(task):
             self._scope._start_deferred(task, now=True)
         else:
             task._finish(TaskState.CANCELLED)
 
     def _cancel(self, tasks: Iterable[AnyTask]) -> None:
+        tasks = [task for task in tasks if task not in self._stop_by]
+        # A function in a thread is given up, and its stack logged, by its own task.
+        stop_by = self._loop.time() + STOP_TIME + 0.25
         # Those that wait for a slot first, or each running one that ends would start one.
-        tasks = list(tasks)
+        tasks.sort(key=lambda task: task._runner is not None)
         for task in tasks:
-            if task._runner is None:
-                task._cancel()
-        for task in tasks:
-            if task._runner is not None:
-                task._cancel()
+            self._stop_by[task] = stop_by
+            task._cancel()
 
-    def _abandon(self, task: AnyTask) -> None:
-        runner = task._runner
-        if runner is not None:
-            log_abandoned(task, coroutine_stack(runner))
-            abandon(runner)
-        task._finish(TaskState.ABANDONED)
-
-    async def _wait(self, over: Callable[[], bool], deadline: Callable[[], float]) -> None:
-        """Wait until `over()` or until `deadline()`; every few seconds, log for whom."""
-        next_log = self._loop.time() + LOG_INTERVAL
-        while not over():
-            now = self._loop.time()
-            if now >= deadline():
+    def _abandon_overdue(self) -> None:
+        now = self._loop.time()
+        for task, stop_by in list(self._stop_by.items()):
+            if stop_by > now:
                 return
-            if now >= next_log:
-                self._log_wait(now)
-                next_log += LOG_INTERVAL
-            self._alarm = self._loop.create_future()
-            timer = self._loop.call_at(min(deadline(), next_log), self._wake)
-            await self._alarm
-            timer.cancel()
-
-    def _wake(self) -> None:
-        if self._alarm is not None and not self._alarm.done():
-            self._alarm.set_result(None)
+            runner = task._runner
+            if runner is not None:
+                say_abandoned(task, coroutine_stack(runner, without=OWN_FILE))
+                abandon(runner)
+                task._finish(TaskState.ABANDONED)
 
     # -- what is told ---------------------------------------------------------------------
 
-    def _log_wait(self, now: float) -> None:
-        tasks = self._unfinished_tasks()
+    def _say_waiting(self, now: float) -> None:
+        tasks = self._unfinished()
         names = ", ".join(f"'{task.name}' ({task.id})" for task in tasks[:_NAMED])
         more = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
-        logger.warning(
+        say(
+            logging.WARNING,
             "drain of scope '%s' still waits for %d tasks after %.0f s (%s): %s%s",
             *(self._scope.name, len(tasks), now - self._began, self._scope._state.value),
             *(names, more),
             extra={"scope": self._scope.name, "task_ids": [task.id for task in tasks]},
         )
 
-    def _make_report(self) -> DrainReport:
-        return DrainReport(
-            **{state.value: tuple(entries) for state, entries in self._entries.items()},
-            duration=self._loop.time() - self._began,
-        )
-
     async def _tell(self, report: DrainReport) -> None:
         if self._quiet and not any(self._entries.values()):
             return
+        facts = {"scope": self._scope.name, "report": report}
         if self._on_drain is None:
-            logger.info(
-                "drain of scope '%s' ended after %.2f s: %s",
-                *(self._scope.name, report.duration, report),
-                extra={"scope": self._scope.name, "report": report},
-            )
+            message = "drain of scope '%s' ended after %.2f s: %s"
+            say(logging.INFO, message, self._scope.name, report.duration, report, extra=facts)
             return
+        problem = await self._give(self._on_drain, report)
+        if problem is not None:
+            message = "on_drain %r of scope '%s' failed on the report: %s"
+            names = (self._on_drain, self._scope.name, report)
+            say(logging.ERROR, message, *names, exc_info=problem, extra=facts)
+
+    async def _give(self, on_drain: OnDrain, report: DrainReport) -> BaseException | None:
+        """Call `on_drain`, which may be async, and may do whatever user code does."""
         try:
-            async with asyncio.timeout(ON_DRAIN_TIME):
-                answer = self._on_drain(report)
-                if inspect.isawaitable(answer):
-                    await answer
-        except BaseException:
-            logger.exception(
-                "on_drain %r of scope '%s' failed on the report: %s",
-                *(self._on_drain, self._scope.name, report),
-                extra={"scope": self._scope.name, "report": report},
-            )
+            answer = on_drain(report)
+        except BaseException as error:
+            return error
+        if not inspect.isawaitable(answer):
+            return None
+        runner = asyncio.ensure_future(_awaiting(answer))
+        hide(runner)
+        await asyncio.wait((runner,), timeout=ON_DRAIN_TIME)
+        if not runner.done():
+            runner.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if not runner.done():
+            abandon(runner)
+        return runner.result() if runner.done() and not runner.cancelled() else TimeoutError()
+
+
+async def _awaiting(answer: Awaitable[object]) -> BaseException | None:
+    try:
+        await answer
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return error
+    return None

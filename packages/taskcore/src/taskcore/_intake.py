@@ -4,7 +4,9 @@
     - An accepted task is in `_tasks`, or in `_deferred` while it waits for its phase,
       until it ends, and then in neither: a running task is strongly held, a finished
       one not at all.
-    - Tasks may arrive from any thread. They start and end on the scope's loop alone.
+    - Tasks may be accepted in any thread. The books, phases and ends of tasks are for the
+      scope's loop alone: what a thread accepts arrives there at the loop's next turn, and
+      the scope is not closed while one is on its way.
     - Nothing is accepted once the scope is closed, and while it drains only what comes
       from a shielded task that is being drained.
 """
@@ -12,6 +14,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from abc import abstractmethod
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
@@ -20,7 +24,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
-from taskcore._config import RunIn, TaskConfig
+from taskcore._config import TaskConfig
 from taskcore._lane import Lane
 from taskcore._observe import EventKind, Observer, TaskEvent, tell
 from taskcore._processes import pack
@@ -29,7 +33,6 @@ from taskcore._scheduler import Scheduler
 from taskcore._task import AnyTask, Task, TaskState
 from taskcore._threads import ThreadPool, current_call
 from taskcore.errors import (
-    BacklogFullError,
     ConfigValueError,
     ScopeClosedError,
     WrongLoopError,
@@ -94,6 +97,8 @@ class Intake(Scheduler):
         self._tasks: dict[AnyTask, None] = {}
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
+        self._door = threading.Lock()  # for the two lines below, which threads look at
+        self._on_the_way = 0  # tasks that threads have accepted, and the loop has not seen
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._drain: Drain | None = None
         self._pool_sizes = {"thread": threads, "process": processes}
@@ -130,6 +135,9 @@ class Intake(Scheduler):
                     self._tasks[task] = None
                     if self._observers:
                         self._tell("scheduled", task)
+                        if task._state is not _SCHEDULED:  # cancelled by an observer
+                            work.close()
+                            return task
                     runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
                     runner.task = task
                     runner.work = work
@@ -146,63 +154,82 @@ class Intake(Scheduler):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         config: TaskConfig,
+        unit: Lifecycle | None = None,
+        index: int = 0,
     ) -> AnyTask:
-        lane = self._find_lane(config.lane)
-        if config.delay is not None:
-            task = self._make(func, args, kwargs, config, _DEFERRED)
-            self._enter(task, self._tasks, None, lane.reserve if lane else None)
-            self._on_loop(self._arm, task)
-            return task
-        # Waiting until it has a slot, since the loop may give it one while this is a thread.
-        task = self._make(func, args, kwargs, config, _WAITING)
-        if self._enter(task, self._tasks, None, lane.admit if lane else None):
-            task._state = _SCHEDULED
-            self._on_loop(self._launch, task)
-        return task
-
-    def _accept_deferred(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-        unit: Lifecycle,
-    ) -> AnyTask:
-        """Accept a task that `unit` holds until its phase comes."""
-        lane = self._find_lane(config.lane)
-        task = self._make(func, args, kwargs, config, _DEFERRED)
-        self._enter(task, self._deferred, unit, lane.reserve if lane else None)
-        return task
-
-    def _make(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-        state: TaskState,
-    ) -> AnyTask:
-        """Refuse what cannot be scheduled here and now, or make the task of it."""
-        if self._state is not _OPEN or not self._is_here():
+        """Accept a task, to start at once, or when the phase `index` of `unit` comes."""
+        here = self._is_here()
+        if not here or self._state is not _OPEN:
             config = self._check_intake(f"'{name_of(func)}'", config)
-        is_async = check_call(func, args, kwargs)
-        if config.run_in is not None:
-            self._check_run_in(func, args, kwargs, config.run_in, is_async)
+        self._check_call(func, args, kwargs, config)
+        lane = self._find_lane(config.lane)
+        state = _SCHEDULED
+        if unit is not None or config.delay is not None or (lane is not None and not lane.take()):
+            state = _DEFERRED
+            if lane is not None:
+                lane.reserve(config.name or name_of(func))
         task: AnyTask = Task(self, func, args, kwargs, config, state)
         task._context = copy_context()
         if current_scope_var.get() is not self:
             task._context.run(current_scope_var.set, self)
+        if here:
+            self._arrive(task, unit, index)
+        else:
+            self._send(task, unit, index)
         return task
 
-    def _check_run_in(
+    def _send(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
+        """Let a task that a thread has accepted arrive on the loop."""
+        # Both under the lock: what is counted is sure to arrive at the loop's next turn.
+        with self._door:
+            if self._state is not ScopeState.CLOSED and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._arrive_from_thread, task, unit, index)
+                self._on_the_way += 1
+                return
+        self._give_back(task, task._state)
+        raise self._closed(f"'{task.name}'")
+
+    def _arrive_from_thread(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
+        with self._door:
+            self._on_the_way -= 1
+        if not task.done():  # else cancelled on the way
+            self._arrive(task, unit, index)
+        elif not self._tasks:
+            self._wake_idle_waiters()
+        if self._drain is not None:
+            self._drain.wake()
+
+    def _arrive(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
+        """Write a task into its book, and let it go its way."""
+        if unit is None:
+            self._tasks[task] = None
+        else:
+            self._deferred[task] = unit
+        if self._drain is not None:
+            self._drain.accepted(task)
+        if self._observers:
+            self._tell("scheduled", task)
+        if task.done():
+            return  # cancelled by an observer
+        if task._state is _SCHEDULED:
+            self._launch(task)
+        elif unit is not None:
+            unit._defer(task, index)
+        elif task.config.delay is not None:
+            self._arm(task, task.config.delay)
+        else:
+            self._start_deferred(task)
+
+    def _check_call(
         self,
         func: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        run_in: RunIn,
-        is_async: bool,
+        config: TaskConfig,
     ) -> None:
-        if is_async and run_in != "loop":
+        is_async = check_call(func, args, kwargs)
+        run_in = config.run_in
+        if is_async and run_in is not None and run_in != "loop":
             raise ConfigValueError(
                 f"run_in={run_in!r} cannot run the coroutine function '{name_of(func)}': "
                 "it belongs on the loop; leave run_in out, or schedule a plain function"
@@ -232,37 +259,14 @@ class Intake(Scheduler):
         if task is not None and task in self._tasks and task.config.shield:
             # What a shielded task schedules while it is drained belongs to what it protects.
             return config.merge(_SHIELDED)
-        raise ScopeClosedError(
+        raise self._closed(what)
+
+    def _closed(self, what: str) -> ScopeClosedError:
+        return ScopeClosedError(
             f"cannot schedule {what}: scope '{self._name}' is {self._state.value}; "
             "schedule it before shutdown, from inside a shielded task, "
             "or open a scope of your own with 'async with TaskScope()'"
         )
-
-    def _enter(
-        self,
-        task: AnyTask,
-        book: dict[AnyTask, Any],
-        value: Lifecycle | None,
-        claim: Callable[[AnyTask], bool] | None,
-    ) -> bool:
-        """Write a task into its book, and claim its slot or place; whether it has a slot."""
-        book[task] = value
-        if self._state is ScopeState.CLOSED:  # closed by the loop meanwhile; this is a thread
-            del book[task]
-            self._check_intake(f"'{task.name}'")
-        drain = self._drain
-        if drain is not None:
-            drain.accepted(task)
-        try:
-            has_slot = claim is None or claim(task)
-        except BacklogFullError:
-            del book[task]
-            if drain is not None:
-                drain.forget(task)
-            raise
-        if self._observers:
-            self._on_loop(self._tell, "scheduled", task)
-        return has_slot
 
     def _find_lane(self, name: str | None) -> Lane | None:
         if name is None:
@@ -315,22 +319,18 @@ class Intake(Scheduler):
         timer = self._timers.pop(task, None)
         if timer is not None:
             timer.cancel()
-        elif delay is not None and not now and self._drain is None:
-            self._arm(task)
+        elif delay is not None and not now:
+            self._arm(task, delay)
             return
         lane = self._find_lane(task.config.lane)
         task._state = _WAITING
-        if lane is None or lane.admit_reserved(task):
+        if lane is None or lane.admit(task):
             task._state = _SCHEDULED
             self._launch(task)
 
-    def _arm(self, task: AnyTask) -> None:
+    def _arm(self, task: AnyTask, delay: float) -> None:
         """Let the delay of a task begin."""
-        if task._state is _DEFERRED:
-            assert task.config.delay is not None
-            self._timers[task] = self._loop.call_later(
-                task.config.delay, self._start_deferred, task
-            )
+        self._timers[task] = self._loop.call_later(delay, self._start_deferred, task)
 
     def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
         """Bring a task into a final state, and let go of it. The only way there is."""
@@ -345,12 +345,11 @@ class Intake(Scheduler):
             task._wake()
         if before is _DEFERRED:
             self._let_go_of_deferred(task)
-        else:
-            del self._tasks[task]
-            if not self._watched:
-                return
-            if self._lane is not None or self._lanes:
-                self._pass_slot_on(task, before)
+        self._tasks.pop(task, None)  # not there: deferred, or on its way from a thread
+        if not self._watched:
+            return
+        if self._lane is not None or self._lanes:
+            self._give_back(task, before)
         if self._observers:
             self._tell(_FINAL_EVENTS.get(state, "finished"), task)
         if self._drain is not None:
@@ -359,19 +358,18 @@ class Intake(Scheduler):
             self._wake_idle_waiters()
 
     def _let_go_of_deferred(self, task: AnyTask) -> None:
-        if self._deferred.pop(task, None) is None:
-            del self._tasks[task]
+        self._deferred.pop(task, None)
         if (timer := self._timers.pop(task, None)) is not None:
             timer.cancel()
-        lane = self._find_lane(task.config.lane)
-        if lane is not None:
-            lane.cancel_reservation()
 
-    def _pass_slot_on(self, task: AnyTask, before: TaskState) -> None:
+    def _give_back(self, task: AnyTask, before: TaskState) -> None:
+        """Give back the slot of a task, or its place in the queue, or its reservation."""
         lane = self._find_lane(task.config.lane)
         if lane is None:
             return
-        if before is _WAITING:
+        if before is _DEFERRED:
+            lane.cancel_reservation()
+        elif before is _WAITING:
             lane.withdraw()
         elif (heir := lane.release()) is not None:
             heir._state = _SCHEDULED
@@ -393,28 +391,33 @@ class Intake(Scheduler):
 
         Tasks deferred to a phase that has not come are not waited for.
 
+        Raises:
+            WrongLoopError: Called on another event loop than the scope's.
+
         Cancellation:
             Safe: nothing is touched.
         """
-        while self._tasks:
+        if not self._is_here():
+            raise self._wrong_loop("wait until idle")
+        while self._tasks or self._on_the_way:
             waiter = self._loop.create_future()
             self._watched = True
             self._idle_waiters.append(waiter)
             await waiter
 
-    async def _close(self) -> None:
-        """The last step of the drain, when no task is left."""
-        while True:
-            state, self._state = self._state, ScopeState.CLOSED
-            if not self._tasks:
-                break
-            # A thread came in between our last look and the mark: it has seen the mark, and
-            # takes its task back, or it has not, and its task is to be waited for.
-            self._state = state
-            await asyncio.sleep(0)
-            await self.wait_idle()
+    @abstractmethod
+    def _start_drain(self) -> None:
+        """Begin to drain, with the scope's own deadlines."""
+
+    def _try_close(self) -> bool:
+        """Close for good, unless there are tasks, or one is on its way from a thread."""
+        with self._door:
+            if self._tasks or self._deferred or self._on_the_way:
+                return False
+            self._state = ScopeState.CLOSED
         for pool in self._pools.values():
             pool.close()
+        return True
 
     def _pool(self, kind: str) -> ThreadPool:
         """The threads that run plain functions (`"thread"`) or drive worker processes."""

@@ -52,51 +52,36 @@ class Lane:
         return len(self._queue) - self._left
 
     def take(self) -> bool:
-        """Take a slot if one is free."""
+        """Take a slot if one is free, and `limit` and `backlog` are not used up."""
         with self._lock:
-            if self.taken < self.limit:
+            if self.taken < self.limit and self.has_room:
                 self.taken += 1
                 return True
         return False
 
-    def admit(self, task: AnyTask) -> bool:
-        """Take a slot for `task`, or let it wait.
+    def reserve(self, name: str) -> None:
+        """Hold a place for a task, which `admit` will take when its moment comes.
 
-        Returns:
-            Whether it has a slot. If not, `release` will return it one day.
-
-        Raises:
-            BacklogFullError: It can neither start nor wait.
-        """
-        with self._lock:
-            if self.taken < self.limit:
-                self.taken += 1
-                return True
-            if self._is_full(0):
-                raise self._full(task)
-            self._queue.append(task)
-            return False
-
-    def reserve(self, task: AnyTask) -> bool:
-        """Hold a place for a deferred task, which `admit_reserved` will take.
-
-        Returns:
-            False: it has no slot yet.
+        Args:
+            name: The task's name, for the message.
 
         Raises:
             BacklogFullError: There would be neither a slot nor a place for it.
         """
         with self._lock:
-            if self._is_full(self.limit - self.taken):
-                raise self._full(task)
+            if not self.has_room:
+                raise self._full(name)
             self.reserved += 1
-            return False
 
-    def admit_reserved(self, task: AnyTask) -> bool:
-        """Like `admit`, for a task that holds a reservation: never refused."""
+    def admit(self, task: AnyTask) -> bool:
+        """The moment of a task that holds a reservation has come; it is never refused.
+
+        Returns:
+            Whether it has a slot. If not, it waits, and `release` returns it one day.
+        """
         with self._lock:
             self.reserved -= 1
-            if self.taken < self.limit:
+            if self.taken < self.limit and not self.waiting:
                 self.taken += 1
                 return True
             self._queue.append(task)
@@ -137,16 +122,18 @@ class Lane:
             self.wake_room_waiter()
         return heir
 
-    # Room: who waits here is woken one at a time, in order. One who was woken and finds
-    # the room taken goes back to the head; one who leaves without using it wakes the next.
+    # Room: only the head of the line is woken, and it stays there until it has resumed and
+    # found room, or was cancelled; on its way out it wakes the next.
 
     @property
     def has_room(self) -> bool:
-        """Whether `admit` would accept a task now."""
-        return self.taken < self.limit or not self._is_full(0)
+        """Whether a task would be accepted now."""
+        if self.backlog is None:
+            return True
+        return self.taken + self.waiting + self.reserved < self.limit + self.backlog
 
     async def wait_for_room(self) -> None:
-        """Wait until `admit` would accept a task; it does if called before the next await."""
+        """Wait until a task would be accepted; it is if it comes before the next await."""
         loop = get_running_loop()
         if self.has_room and not self._room_waiters:
             return
@@ -155,33 +142,23 @@ class Lane:
         try:
             await waiter
             while not self.has_room:
-                waiter = loop.create_future()
-                self._room_waiters.appendleft(waiter)
+                waiter = self._room_waiters[0] = loop.create_future()
                 await waiter
         finally:
-            if waiter in self._room_waiters:
-                self._room_waiters.remove(waiter)
+            self._room_waiters.remove(waiter)
             loop.call_soon(self.wake_room_waiter)
 
     def wake_room_waiter(self) -> None:
         """Wake the first who waits for room, if there is some."""
-        while self._room_waiters and self.has_room:
-            waiter = self._room_waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
+        if self._room_waiters and self.has_room and not self._room_waiters[0].done():
+            self._room_waiters[0].set_result(None)
 
-    def _is_full(self, free: int) -> bool:
-        if self.backlog is None:
-            return False
-        return len(self._queue) - self._left + self.reserved >= self.backlog + free
-
-    def _full(self, task: AnyTask) -> BacklogFullError:
+    def _full(self, name: str) -> BacklogFullError:
         waiting = self.waiting + self.reserved
         lane = f" lane '{self.name}' of" if self.name else ""
         assert self.backlog is not None
         return BacklogFullError(
-            f"cannot schedule '{task.name}':{lane} scope '{self._scope_name}' is full "
+            f"cannot schedule '{name}':{lane} scope '{self._scope_name}' is full "
             f"({self.taken} running of limit={self.limit}, {waiting} waiting of "
             f"backlog={self.backlog}); answer 503, raise the limits, or "
             "'await scope.wait_for_room()' before you schedule",

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from taskcore._log import facts, say
 from taskcore._task import AnyTask
-
-logger = logging.getLogger("taskcore")
 
 EventKind: TypeAlias = Literal["scheduled", "started", "finished", "skipped", "abandoned"]
 
@@ -40,7 +39,6 @@ def tell(observers: tuple[Observer, ...], event: TaskEvent) -> None:
         try:
             observer(event)
         except Exception:
-            logger.exception(
-                "observer %r failed on '%s' of task '%s' (id %d)",
-                *(observer, event.kind, event.task.name, event.task.id),
-            )
+            message = "observer %r failed on '%s' of task '%s' (id %d)"
+            names = (observer, event.kind, event.task.name, event.task.id)
+            say(logging.ERROR, message, *names, exc_info=True, extra=facts(event.task))

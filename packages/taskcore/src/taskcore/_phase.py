@@ -4,9 +4,8 @@ A phase is ahead or reached. `advance` reaches a phase and every one before it, 
 order; nothing makes a phase un-reached. What was deferred starts in the order it was
 scheduled. A unit fails at most once, and stays failed.
 
-Invariant: a task given to a phase is started, skipped or cancelled, never lost, from
-whatever thread it comes. The giver appends first and looks second; `advance` marks
-first and takes second. Whichever comes later sees the other.
+Invariant: a task given to a phase is started, skipped or cancelled, never lost. Units
+are for the scope's loop alone: a task that a thread gives arrives there first.
 """
 
 from __future__ import annotations
@@ -38,17 +37,18 @@ class Lifecycle(Scheduler):
     Attributes:
         scope: The scope that owns the tasks.
         phases: The names of its phases, in order.
+        owner: The task that made it, if it was made inside one.
         origin: What an adapter made it for, such as the ASGI scope of a request.
     """
 
     __slots__ = (
         "_deferred",
         "_failed",
-        "_owner",
         "_reached",
         "_token",
         "config",
         "origin",
+        "owner",
         "phases",
         "scope",
     )
@@ -60,7 +60,7 @@ class Lifecycle(Scheduler):
         self.scope = scope
         self.phases = phases
         self.config = config
-        self._owner = owner  # the task inside which it was made, if any
+        self.owner = owner
         self._reached = 0  # how many phases are
         self._failed = False
         self._deferred: list[deque[AnyTask]] | None = None
@@ -146,11 +146,6 @@ class Lifecycle(Scheduler):
             self.fail()
         self.close()
 
-    @property
-    def is_live(self) -> bool:
-        """Whether a task that has not ended made the unit, so that its phases may come."""
-        return self._owner is not None and not self._owner.done()
-
     def _index(self, name: str) -> int:
         try:
             return self.phases.index(name)
@@ -172,11 +167,12 @@ class Lifecycle(Scheduler):
         return started
 
     def _defer(self, task: AnyTask, index: int) -> None:
+        """Hold a task until a phase comes; if it has come, let it go at once."""
         if self._deferred is None:
             self._deferred = [deque() for _ in self.phases]
         self._deferred[index].append(task)
-        if index < self._reached:  # reached meanwhile, by the loop while this is a thread
-            self.scope._loop.call_soon_threadsafe(self._take, index)
+        if index < self._reached:
+            self._take(index)
 
     def _take(self, index: int) -> bool:
         """Start or skip what is deferred to a phase that has been reached."""
@@ -231,13 +227,4 @@ class Phase(Scheduler):
         kwargs: dict[str, Any],
         config: TaskConfig,
     ) -> AnyTask:
-        unit = self._unit
-        will_not_come = unit.scope._drain is not None and not unit.is_live
-        if will_not_come or (self.is_reached and unit._wants(config)):
-            return unit.scope._accept(func, args, kwargs, config)
-        task = unit.scope._accept_deferred(func, args, kwargs, config, unit)
-        if self.is_reached and unit.scope._is_here():
-            task._finish(TaskState.SKIPPED)
-        else:
-            unit._defer(task, self._index)
-        return task
+        return self._unit.scope._accept(func, args, kwargs, config, self._unit, self._index)

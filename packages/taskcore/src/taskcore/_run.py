@@ -8,16 +8,16 @@ and the error handler runs inside it, under the same shield.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-import logging
-import traceback
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, cast
 
-from taskcore._call import is_coroutine_function, is_plain_coroutine_function, name_of
+from taskcore._call import is_coroutine_function, is_plain_coroutine_function
+from taskcore._log import say_abandoned, say_failed, say_handler_failed
 from taskcore._processes import ProcessCall, pack
 from taskcore._shield import hide
 from taskcore._task import AnyTask, TaskState
@@ -30,7 +30,8 @@ from taskcore.errors import (
     WorkerDiedError,
 )
 
-logger = logging.getLogger("taskcore")
+OWN_FILE = __file__
+"""Left out where the stack of a coroutine is shown."""
 
 STOP_TIME = 1.0
 """Seconds that what was cancelled may take to stop before it is abandoned.
@@ -59,6 +60,10 @@ class Runner(asyncio.Task[None]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel; if `run` has not begun, end our task here and now."""
+        scope = self.task._scope
+        if not scope._loop.is_running():
+            # The clean-up of the loop: whoever owns the scope has not heard of it yet.
+            scope._start_drain()
         coro = cast("Coroutine[Any, Any, None]", self.get_coro())
         if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED and not self.task.done():
             self.work.close()
@@ -107,7 +112,8 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
     try:
         value = await work
     except GeneratorExit:  # the loop is gone and this coroutine is being destroyed
-        task._finish(TaskState.ABANDONED)
+        with contextlib.suppress(RuntimeError):
+            task._finish(TaskState.ABANDONED)
         raise
     except BaseException as error:
         await _fail(task, error)
@@ -119,41 +125,31 @@ async def _fail(task: AnyTask, error: BaseException) -> None:
     # Without our own frames the traceback is the user's, and makes no cycle with the task.
     error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
     if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
-        stuck = error.args[:1] == (_STUCK,)
-        task._finish(TaskState.ABANDONED if stuck else TaskState.CANCELLED)
+        task._finish(TaskState.ABANDONED if _is_stuck(error) else TaskState.CANCELLED)
         return
     handler = task.config.on_error
-    facts = log_facts(task)
     if handler is None:
-        logger.error("task '%s' (id %d) failed", task.name, task.id, exc_info=error, extra=facts)
+        say_failed(task, error)
     else:
         try:
             await _call(task, handler, (task, error), {})
         except BaseException as second:
-            second.__context__ = second.__context__ or error
-            logger.error(
-                "error handler '%s' of task '%s' (id %d) failed",
-                *(name_of(handler), task.name, task.id),
-                exc_info=second,
-                extra=facts,
-            )
+            if _is_stuck(second):
+                task._finish(TaskState.ABANDONED)
+                return
+            say_handler_failed(task, handler, error, second)
     task._finish(TaskState.FAILED, error)
+
+
+def _is_stuck(error: BaseException) -> bool:
+    """Whether a function in a thread was given up when it did not stop."""
+    return isinstance(error, asyncio.CancelledError) and error.args[:1] == (_STUCK,)
 
 
 def _is_foreign(task: AnyTask, error: asyncio.CancelledError) -> bool:
     """Whether a task let through what it got from awaiting another, cancelled, task."""
     runner = task._runner
     return isinstance(error, TaskCancelledError) and runner is not None and not runner.cancelling()
-
-
-def log_facts(task: AnyTask) -> dict[str, object]:
-    """What every log record about a task carries in `extra`; never its arguments."""
-    return {
-        "task_name": task.name,
-        "task_id": task.id,
-        "task_function": name_of(task.func),
-        "scope": task._scope.name,
-    }
 
 
 # -- attempts: retry around limiter around timeout around the call -------------------------
@@ -168,6 +164,12 @@ async def _attempts(task: AnyTask) -> Any:
         raise ConfigTypeError(
             f"retry={retry!r} of task '{task.name}' returned {type(answer).__name__}, not an "
             "awaitable; pass an async callable, such as tenacity.AsyncRetrying()"
+        )
+    if inspect.iscoroutine(answer) and answer.cr_code is _attempt.__code__:
+        answer.close()
+        raise ConfigTypeError(
+            f"retry={retry!r} of task '{task.name}' called the function and did not await it, "
+            "so it would never retry; pass an async callable, such as tenacity.AsyncRetrying()"
         )
     return await answer
 
@@ -246,7 +248,7 @@ async def _in_thread(
         call.cancelled = True
         interrupt()
         if not await _stops(call.answer):
-            log_abandoned(task, call.stack())
+            say_abandoned(task, call.stack())
             pool.abandon(call)
             raise asyncio.CancelledError(_STUCK) from None
         if isinstance(call.answer.result()[1], TaskCancelledError | WorkerDiedError):
@@ -266,13 +268,27 @@ async def _in_executor(
     if isinstance(executor, ThreadPoolExecutor):
         func = partial(copy_context().run, func)
     begun()
-    answer = task._scope._loop.run_in_executor(executor, func)
+    answer = task._scope._loop.run_in_executor(executor, _outcome, func)
     try:
         await asyncio.wait((answer,))
     except asyncio.CancelledError:
         if answer.cancel() or not await _stops(answer):
             raise
-    return answer.result()
+    value, error = answer.result()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error, value
+    return value
+
+
+def _outcome(func: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """Call `func`; what it raises is a value, since a future refuses `StopIteration`."""
+    try:
+        return func(), None
+    except BaseException as error:
+        return None, error
 
 
 _STUCK = "stuck"
@@ -288,36 +304,6 @@ async def _stops(answer: asyncio.Future[Any]) -> bool:
         except asyncio.CancelledError:
             continue
     return answer.done()
-
-
-def log_abandoned(task: AnyTask, stack: str) -> None:
-    """Say once what was abandoned, how old it is, and where it hangs."""
-    age = 0.0 if task._began is None else task._scope._time() - task._began
-    logger.error(
-        "abandoned task '%s' (id %d, function %s) after %.2f s: it was cancelled and did not "
-        "stop; it hangs at\n%s",
-        *(task.name, task.id, name_of(task.func), age, stack.rstrip() or "  (no Python code)"),
-        extra=log_facts(task) | {"age": age},
-    )
-
-
-def coroutine_stack(runner: asyncio.Task[Any]) -> str:
-    """Where a coroutine stands, down to its innermost await, as a traceback would show it."""
-    frames: list[traceback.FrameSummary] = []
-    # Coroutines, generators and async generators name these two differently.
-    at: Any = runner.get_coro()
-    while at is not None:
-        frame = next(
-            (f for k in ("cr", "gi", "ag") if (f := getattr(at, f"{k}_frame", None))), None
-        )
-        if frame is not None:
-            frames.extend(traceback.StackSummary.extract([(frame, frame.f_lineno)]))
-        at = (
-            getattr(at, "cr_await", None)
-            or getattr(at, "gi_yieldfrom", None)
-            or getattr(at, "ag_await", None)
-        )
-    return "".join(traceback.format_list(f for f in frames if f.filename != __file__))
 
 
 def check_cancelled() -> None:

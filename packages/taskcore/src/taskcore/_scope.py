@@ -18,7 +18,7 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
-from taskcore._config import TaskConfig, check_count, check_seconds
+from taskcore._config import TaskConfig, check_count, check_lanes, check_seconds
 from taskcore._drain import Drain, DrainReport, OnDrain
 from taskcore._intake import Intake, ScopeState, current_scope_var
 from taskcore._lane import Lane
@@ -109,10 +109,11 @@ class TaskScope(Intake):
         on_drain: OnDrain | None = None,
     ) -> None:
         """Make a scope; it opens at `async with`."""
-        check_count("limit", limit, least=1)
-        check_count("backlog", backlog, least=0)
+        check_lanes(lanes)
+        check_count("limit", limit, least=1, none="no limit")
+        check_count("backlog", backlog, least=0, none="no limit")
         check_count("threads", threads, least=1)
-        check_count("processes", processes, least=1)
+        check_count("processes", processes, least=1, none="one per processor")
         check_seconds("grace_period", grace_period, none="None")
         check_seconds("shield_timeout", shield_timeout, none="None")
         if config is not None and not isinstance(config, TaskConfig):
@@ -121,8 +122,12 @@ class TaskScope(Intake):
             raise ConfigValueError(
                 f"backlog={backlog} without a limit: no task would ever wait; pass limit=... too"
             )
-        for lane, lane_limit in (lanes or {}).items():
-            check_count(f"lanes[{lane!r}]", lane_limit, least=1)
+        observers = tuple(observers)
+        for observer in observers:
+            if not callable(observer):
+                raise ConfigTypeError(
+                    f"observers: {observer!r} cannot be called; pass functions(event)"
+                )
         if on_drain is not None and not callable(on_drain):
             raise ConfigTypeError(
                 f"on_drain={on_drain!r} cannot be called; pass a function(report)"
@@ -133,10 +138,11 @@ class TaskScope(Intake):
             config or TaskConfig(),
             None if limit is None else Lane(None, limit, backlog, name),
             {lane: Lane(lane, most, backlog, name) for lane, most in (lanes or {}).items()},
-            tuple(observers),
+            observers,
             threads,
             processes or os.cpu_count() or 1,
         )
+        self._find_lane(self.config.lane)
         self._grace_period = grace_period
         self._shield_timeout = shield_timeout
         self._on_drain = on_drain
@@ -213,6 +219,8 @@ class TaskScope(Intake):
         Cancellation:
             Safe: the place in the line is given up.
         """
+        if not self._is_here():
+            raise self._wrong_loop("wait for room")
         found = self._find_lane(lane)
         if found is not None:
             await found.wait_for_room()
@@ -294,9 +302,9 @@ class TaskScope(Intake):
         grace = self._grace_period if grace_period is _UNSET else grace_period
         shield = self._shield_timeout if shield_timeout is _UNSET else shield_timeout
         drain = self._begin_drain(grace, shield, quiet=quiet)
-        while drain.report is None:
+        while not drain.is_over:
             try:
-                await drain.wait()
+                await drain.wait_over()
             except asyncio.CancelledError as exc:
                 cancelled = exc
         if cancelled is not None:
@@ -304,7 +312,7 @@ class TaskScope(Intake):
                 raise cancelled
             finally:
                 del cancelled
-        return drain.report
+        return await drain.wait()
 
     def _begin_drain(
         self, grace: float | None, shield: float | None, *, quiet: bool = False
@@ -316,6 +324,9 @@ class TaskScope(Intake):
         else:
             self._drain.shorten(grace, shield)
         return self._drain
+
+    def _start_drain(self) -> None:
+        self._begin_drain(self._grace_period, self._shield_timeout)
 
     # -- units of work ------------------------------------------------------------------
 

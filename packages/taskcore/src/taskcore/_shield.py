@@ -14,6 +14,7 @@ Refusing `cancel()` on the asyncio task instead would break `asyncio.timeout` an
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 
@@ -24,16 +25,23 @@ def hide(runner: asyncio.Task[Any]) -> None:
     asyncio._unregister_task(runner)  # pyright: ignore[reportPrivateUsage]
 
 
-_abandoned: set[asyncio.Task[Any]] = set()
-
-
 def abandon(runner: asyncio.Task[Any]) -> None:
     """Let nothing wait for an asyncio task that ignores its cancellation, nor warn of it.
 
-    The clean-up of the loop would wait for it for ever. It is kept alive, since a
-    coroutine that swallows everything would be resumed by its own destruction.
+    The clean-up of the loop would wait for it for ever. Nor is it ever destroyed: a
+    coroutine that swallows everything would be resumed by that, and hold the interpreter.
     """
     hide(runner)
     runner._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
-    _abandoned.add(runner)
-    runner.add_done_callback(_abandoned.discard)
+    if not _kept:
+        # What the interpreter does not clear when it ends: the frame of a thread that waits.
+        threading.Thread(target=_keep, args=(_kept,), name="taskcore-kept", daemon=True).start()
+    _kept[runner] = None
+    runner.add_done_callback(lambda runner: _kept.pop(runner, None))
+
+
+_kept: dict[asyncio.Task[Any], None] = {}
+
+
+def _keep(kept: dict[asyncio.Task[Any], None]) -> None:
+    threading.Event().wait()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextvars import Context
 from enum import Enum
 from types import MappingProxyType
@@ -29,8 +29,6 @@ from taskcore.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from taskcore._threads import ThreadPool
 
 P = ParamSpec("P")
@@ -112,6 +110,10 @@ class Home(Protocol):
 
     def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
         """Call at once on the loop; from a thread, at the loop's next turn."""
+        ...
+
+    def _start_drain(self) -> None:
+        """Begin to drain, with the scope's own deadlines."""
         ...
 
     def _tell(self, kind: Any, task: Task[..., Any]) -> None:

@@ -130,7 +130,9 @@ class _Exchange:
             if self._unit.advance(AFTER_ROUTE):
                 # One turn of the loop, in which they start: before any byte is sent.
                 await asyncio.sleep(0)
-        elif kind == "http.response.body" and not message.get("more_body", False):
+        elif kind == "http.response.pathsend" or (
+            kind == "http.response.body" and not message.get("more_body", False)
+        ):
             self._complete = True
         try:
             await self._send(message)
@@ -144,10 +146,14 @@ class _Exchange:
         """Whether the request succeeded although `error` came out of it."""
         if isinstance(error, asyncio.CancelledError):
             return self._complete
+        if isinstance(error, BaseExceptionGroup):  # as a task group raises it
+            return all(self.excuses(one, disconnect_errors) for one in error.exceptions)
         at: BaseException | None = error
-        while at is not None:
+        seen: set[int] = set()  # `raise error from error` makes a ring
+        while at is not None and id(at) not in seen:
             if at is self._lost or isinstance(at, disconnect_errors):
                 return True
+            seen.add(id(at))
             at = at.__cause__ or at.__context__
         return False
 
@@ -187,15 +193,16 @@ class _Lifespan:
         async with self._main:
             self._scopes[loop] = self._main
             try:
-                await self._app(scope, self._hear, self._tell)
-            except Exception:
-                if self._asked:
-                    raise
-                # It refused the scope type: an application without a lifespan of its own.
-                await self._hear()
-                await self._tell({"type": "lifespan.startup.complete"})
-                await self._hear()
-                await self._tell({"type": "lifespan.shutdown.complete"})
+                try:
+                    await self._app(scope, self._hear, self._tell)
+                except Exception:
+                    if self._asked:
+                        raise
+                if not self._asked:  # it refused, or ignored: it has no lifespan of its own
+                    await self._hear()
+                    await self._tell({"type": "lifespan.startup.complete"})
+                    await self._hear()
+                    await self._tell({"type": "lifespan.shutdown.complete"})
             finally:
                 await self._drain()
                 del self._scopes[loop]
