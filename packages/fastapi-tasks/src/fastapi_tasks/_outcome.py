@@ -16,6 +16,7 @@ import logging
 from contextlib import AsyncExitStack
 from functools import cache
 from types import TracebackType
+from typing import cast
 
 import fastapi
 from fastapi import WebSocketDisconnect
@@ -45,7 +46,8 @@ def _warn_once() -> None:
 
 def _is_disconnect(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):  # as a task group raises it
-        return all(map(_is_disconnect, error.exceptions))
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return all(_is_disconnect(one) for one in group.exceptions)
     return isinstance(error, DISCONNECT_ERRORS)
 
 

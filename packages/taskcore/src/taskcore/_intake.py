@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
 from enum import Enum
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
 from taskcore._config import TaskConfig
@@ -92,7 +92,7 @@ class Intake(Scheduler):
         self._watched = lane is not None or bool(lanes) or bool(observers)
         self._observers = observers
         self._state = ScopeState.NEW
-        self._loop: asyncio.AbstractEventLoop
+        self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
         self._time: Callable[[], float]
         self._tasks: dict[AnyTask, None] = {}
         self._deferred: dict[AnyTask, Lifecycle] = {}
@@ -312,8 +312,9 @@ class Intake(Scheduler):
 
     def _start_deferred(self, task: AnyTask, *, now: bool = False) -> None:
         """Its phase has come: start it, or let its delay begin. `now` leaves the delay out."""
-        if task in self._deferred:
-            del self._deferred[task]
+        unit = self._deferred.pop(task, None)
+        if unit is not None:
+            unit._drop(task)
             self._tasks[task] = None
         delay = task.config.delay
         timer = self._timers.pop(task, None)
@@ -358,7 +359,9 @@ class Intake(Scheduler):
             self._wake_idle_waiters()
 
     def _let_go_of_deferred(self, task: AnyTask) -> None:
-        self._deferred.pop(task, None)
+        unit = self._deferred.pop(task, None)
+        if unit is not None:
+            unit._drop(task)
         if (timer := self._timers.pop(task, None)) is not None:
             timer.cancel()
 

@@ -38,7 +38,7 @@ def tell(observers: tuple[Observer, ...], event: TaskEvent) -> None:
     for observer in observers:
         try:
             observer(event)
-        except Exception:
+        except BaseException:
             message = "observer %r failed on '%s' of task '%s' (id %d)"
             names = (observer, event.kind, event.task.name, event.task.id)
             say(logging.ERROR, message, *names, exc_info=True, extra=facts(event.task))

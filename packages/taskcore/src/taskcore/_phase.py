@@ -10,7 +10,6 @@ are for the scope's loop alone: a task that a thread gives arrives there first.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -63,7 +62,7 @@ class Lifecycle(Scheduler):
         self.owner = owner
         self._reached = 0  # how many phases are
         self._failed = False
-        self._deferred: list[deque[AnyTask]] | None = None
+        self._deferred: list[dict[AnyTask, None]] | None = None
         self._token: Token[Lifecycle | None] | None = None
         self.origin: Any = None
 
@@ -169,20 +168,24 @@ class Lifecycle(Scheduler):
     def _defer(self, task: AnyTask, index: int) -> None:
         """Hold a task until a phase comes; if it has come, let it go at once."""
         if self._deferred is None:
-            self._deferred = [deque() for _ in self.phases]
-        self._deferred[index].append(task)
+            self._deferred = [{} for _ in self.phases]
+        self._deferred[index][task] = None
         if index < self._reached:
             self._take(index)
+
+    def _drop(self, task: AnyTask) -> None:
+        """Let go of a task that ended before its phase came."""
+        for tasks in self._deferred or ():
+            tasks.pop(task, None)
 
     def _take(self, index: int) -> bool:
         """Start or skip what is deferred to a phase that has been reached."""
         assert self._deferred is not None
-        queue = self._deferred[index]
+        tasks, self._deferred[index] = self._deferred[index], {}
         started = False
-        while queue:
-            task = queue.popleft()
+        for task in tasks:
             if task.state is not TaskState.DEFERRED:
-                continue  # cancelled meanwhile
+                continue  # cancelled by the start of one before it, or started by the drain
             if self._wants(task.config):
                 self.scope._start_deferred(task)
                 started = True

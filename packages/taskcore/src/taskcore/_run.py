@@ -16,6 +16,8 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, cast
 
+from taskcore import _processes as processes
+from taskcore import _threads as threads
 from taskcore._call import is_coroutine_function, is_plain_coroutine_function
 from taskcore._log import say_abandoned, say_failed, say_handler_failed
 from taskcore._processes import ProcessCall, pack
@@ -32,6 +34,7 @@ from taskcore.errors import (
 
 OWN_FILE = __file__
 """Left out where the stack of a coroutine is shown."""
+_OWN_FILES = (__file__, threads.__file__, processes.__file__)
 
 STOP_TIME = 1.0
 """Seconds that what was cancelled may take to stop before it is abandoned.
@@ -111,19 +114,30 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
         inside_shield.set(task if task.config.shield else None)
     try:
         value = await work
-    except GeneratorExit:  # the loop is gone and this coroutine is being destroyed
-        with contextlib.suppress(RuntimeError):
-            task._finish(TaskState.ABANDONED)
-        raise
     except BaseException as error:
+        if isinstance(error, GeneratorExit) and not _is_running(task):
+            # The loop is gone, and this coroutine is being destroyed.
+            with contextlib.suppress(RuntimeError):
+                task._finish(TaskState.ABANDONED)
+            raise
         await _fail(task, error)
     else:
         scope._end(task, _SUCCEEDED, value)
 
 
+def _is_running(task: AnyTask) -> bool:
+    try:
+        return asyncio.current_task() is task._runner
+    except RuntimeError:
+        return False
+
+
 async def _fail(task: AnyTask, error: BaseException) -> None:
     # Without our own frames the traceback is the user's, and makes no cycle with the task.
-    error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in _OWN_FILES:
+        traceback = traceback.tb_next
+    error.__traceback__ = traceback
     if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
         task._finish(TaskState.ABANDONED if _is_stuck(error) else TaskState.CANCELLED)
         return
@@ -138,12 +152,12 @@ async def _fail(task: AnyTask, error: BaseException) -> None:
                 task._finish(TaskState.ABANDONED)
                 return
             say_handler_failed(task, handler, error, second)
-    task._finish(TaskState.FAILED, error)
+    task._finish(TaskState.FAILED, (error, traceback))
 
 
 def _is_stuck(error: BaseException) -> bool:
     """Whether a function in a thread was given up when it did not stop."""
-    return isinstance(error, asyncio.CancelledError) and error.args[:1] == (_STUCK,)
+    return isinstance(error, asyncio.CancelledError) and any(arg is _STUCK for arg in error.args)
 
 
 def _is_foreign(task: AnyTask, error: asyncio.CancelledError) -> bool:
@@ -291,7 +305,7 @@ def _outcome(func: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
-_STUCK = "stuck"
+_STUCK = object()
 
 
 async def _stops(answer: asyncio.Future[Any]) -> bool:

@@ -142,7 +142,6 @@ class TaskScope(Intake):
             threads,
             processes or os.cpu_count() or 1,
         )
-        self._find_lane(self.config.lane)
         self._grace_period = grace_period
         self._shield_timeout = shield_timeout
         self._on_drain = on_drain
@@ -166,12 +165,14 @@ class TaskScope(Intake):
 
         Raises:
             ScopeClosedError: It has been entered before; make a new one.
+            ConfigValueError: Its config names a lane that it does not have.
         """
         if self._state is not ScopeState.NEW:
             raise ScopeClosedError(
                 f"scope '{self._name}' was entered before; a scope has one life, "
                 "so make a new TaskScope(...)"
             )
+        self._find_lane(self.config.lane)
         self._loop = get_running_loop()
         self._time = self._loop.time
         self._state = ScopeState.OPEN

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from contextvars import Context
 from enum import Enum
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 from taskcore._call import name_of
@@ -123,6 +123,10 @@ class Home(Protocol):
     def _end(self, task: Task[..., Any], state: TaskState, outcome: Any) -> None:
         """Bring a task into a final state, and let go of it."""
         ...
+
+
+_Failure: TypeAlias = tuple[BaseException, TracebackType | None]
+"""The outcome of a failed task."""
 
 
 class Started:
@@ -283,7 +287,7 @@ class Task(Generic[P, T]):
         if self._state is TaskState.SUCCEEDED:
             return None
         if self._state is TaskState.FAILED:
-            return cast("BaseException", self._outcome)
+            return self._error()
         try:
             raise self._error()
         finally:
@@ -292,7 +296,9 @@ class Task(Generic[P, T]):
     def _error(self) -> BaseException:
         match self._state:
             case TaskState.FAILED:
-                return cast("BaseException", self._outcome)
+                # With the traceback that it had, not those of all who ever awaited it.
+                error, traceback = cast("_Failure", self._outcome)
+                return error.with_traceback(traceback)
             case TaskState.CANCELLED:
                 return TaskCancelledError(f"task '{self.name}' (id {self.id}) was cancelled")
             case TaskState.ABANDONED:
@@ -313,9 +319,12 @@ class Task(Generic[P, T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the end; return the result or raise the exception."""
-        if self._state not in FINAL:
-            yield from self.wait().__await__()
-        return self.result()
+        try:
+            if self._state not in FINAL:
+                yield from self.wait().__await__()
+            return self.result()
+        finally:
+            del self  # see `result`
 
     async def wait(self) -> None:
         """Wait until it has finished, however it ended. Never raises the task's own error.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack, cast
 
 from taskcore._intake import current_scope_var
 from taskcore._phase import Lifecycle, current_unit_var
@@ -147,7 +147,8 @@ class _Exchange:
         if isinstance(error, asyncio.CancelledError):
             return self._complete
         if isinstance(error, BaseExceptionGroup):  # as a task group raises it
-            return all(self.excuses(one, disconnect_errors) for one in error.exceptions)
+            group = cast("BaseExceptionGroup[BaseException]", error)
+            return all(self.excuses(one, disconnect_errors) for one in group.exceptions)
         at: BaseException | None = error
         seen: set[int] = set()  # `raise error from error` makes a ring
         while at is not None and id(at) not in seen:
