@@ -2,12 +2,12 @@
 
 from taskcore._config import TaskConfig, TaskErrorHandler
 from taskcore._drain import DrainEntry, DrainReport
-from taskcore._intake import ScopeState
 from taskcore._observe import TaskEvent
 from taskcore._phase import Lifecycle, Phase
 from taskcore._run import check_cancelled, current_task
 from taskcore._scope import TaskScope, current_scope
-from taskcore._task import Task, TaskState
+from taskcore._state import ScopeState, TaskState
+from taskcore._task import Task
 
 __all__ = [
     "DrainEntry",

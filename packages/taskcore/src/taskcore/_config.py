@@ -35,9 +35,13 @@ TaskErrorHandler: TypeAlias = Callable[[Task[..., Any], Any], Any]
 """What `on_error` takes: called with the task and its exception, sync or async."""
 
 When: TypeAlias = Literal["success", "failure", "always"]
+"""After which end of its unit of work a deferred task runs."""
 RunIn: TypeAlias = Literal["loop", "thread", "process"] | Executor
+"""Where a function runs."""
 Retry: TypeAlias = Callable[..., Awaitable[Any]]
+"""An async callable `retry(func, *args, **kwargs)` that calls `func` as often as it sees fit."""
 Limiter: TypeAlias = AbstractAsyncContextManager[Any, Any]
+"""An async context manager that is entered around each attempt."""
 
 _LONGEST = threading.TIMEOUT_MAX  # what a clock of the system can count: some 292 years
 _WHEN = ("success", "failure", "always")

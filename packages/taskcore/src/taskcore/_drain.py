@@ -32,11 +32,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from taskcore._intake import Intake, ScopeState
+from taskcore._intake import Intake
 from taskcore._log import coroutine_stack, say, say_abandoned
 from taskcore._run import OWN_FILE, STOP_TIME
 from taskcore._shield import abandon, hide
-from taskcore._task import FINAL, AnyTask, TaskState
+from taskcore._state import FINAL, ScopeState, TaskState
+from taskcore._task import AnyTask
 
 LOG_INTERVAL = 5.0
 """Seconds between two lines that name what a drain still waits for."""
@@ -92,6 +93,7 @@ class DrainReport:
 
 
 OnDrain: TypeAlias = Callable[[DrainReport], object]
+"""Called with the report when a drain has ended, sync or async."""
 
 
 class Drain:

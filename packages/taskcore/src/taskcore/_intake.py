@@ -19,7 +19,6 @@ from abc import abstractmethod
 from asyncio import get_running_loop
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, copy_context
-from enum import Enum
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,7 +29,8 @@ from taskcore._observe import EventKind, Observer, TaskEvent, tell
 from taskcore._processes import pack
 from taskcore._run import Runner, inside_shield, run, start
 from taskcore._scheduler import Scheduler
-from taskcore._task import AnyTask, Task, TaskState
+from taskcore._state import ScopeState, TaskState
+from taskcore._task import AnyTask, Task
 from taskcore._threads import ThreadPool, current_call
 from taskcore.errors import (
     ConfigValueError,
@@ -41,20 +41,6 @@ from taskcore.errors import (
 if TYPE_CHECKING:
     from taskcore._drain import Drain
     from taskcore._phase import Lifecycle
-
-
-class ScopeState(Enum):
-    """Where a scope stands. The moves are those of the drain, in this order."""
-
-    NEW = "not entered yet"
-    OPEN = "open"
-    DRAINING = "draining"
-    """Intake is closed; everything accepted goes on, until the grace period ends."""
-    CANCELLING = "cancelling"
-    """Unshielded tasks have been cancelled; shielded ones go on, until their deadline."""
-    ABANDONING = "abandoning"
-    """Everything has been cancelled; what does not stop is abandoned."""
-    CLOSED = "closed"
 
 
 current_scope_var: ContextVar[Intake | None] = ContextVar("taskcore_scope", default=None)
@@ -388,25 +374,6 @@ class Intake(Scheduler):
         tell(self._observers, TaskEvent(kind, task, self._time()))
 
     # -- the end ----------------------------------------------------------------------------
-
-    async def wait_idle(self) -> None:
-        """Wait until nothing runs, waits for a slot, or waits for its delay.
-
-        Tasks deferred to a phase that has not come are not waited for.
-
-        Raises:
-            WrongLoopError: Called on another event loop than the scope's.
-
-        Cancellation:
-            Safe: nothing is touched.
-        """
-        if not self._is_here():
-            raise self._wrong_loop("wait until idle")
-        while self._tasks or self._on_the_way:
-            waiter = self._loop.create_future()
-            self._watched = True
-            self._idle_waiters.append(waiter)
-            await waiter
 
     @abstractmethod
     def _start_drain(self) -> None:

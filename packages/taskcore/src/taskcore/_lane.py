@@ -16,7 +16,8 @@ import threading
 from asyncio import Future, get_running_loop
 from collections import deque
 
-from taskcore._task import AnyTask, TaskState
+from taskcore._state import TaskState
+from taskcore._task import AnyTask
 from taskcore.errors import BacklogFullError
 
 # Up to this many places a cancelled task's place is cleared at once; in a longer queue

@@ -11,6 +11,7 @@ from taskcore._log import facts, say
 from taskcore._task import AnyTask
 
 EventKind: TypeAlias = Literal["scheduled", "started", "finished", "skipped", "abandoned"]
+"""What can happen to a task: see `TaskEvent`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskcore._config import TaskConfig
 from taskcore._scheduler import Scheduler
-from taskcore._task import AnyTask, TaskState
+from taskcore._state import TaskState
+from taskcore._task import AnyTask
 from taskcore.errors import UnknownPhaseError
 
 if TYPE_CHECKING:

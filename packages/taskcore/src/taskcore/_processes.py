@@ -11,20 +11,30 @@ stuck or not, and one dead worker breaks the whole pool.
 
 from __future__ import annotations
 
-import multiprocessing
+import importlib
 import pickle
 import signal
 import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from taskcore._call import name_of
 from taskcore.errors import InvalidCallError, WorkerDiedError
 
-_spawn = multiprocessing.get_context("spawn")
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import SpawnContext
+
 _here = threading.local()
+
+
+@cache
+def _spawn() -> SpawnContext:
+    # Not imported above: it would double the time of `import taskcore` (promise C4).
+    context: SpawnContext = importlib.import_module("multiprocessing").get_context("spawn")
+    return context
 
 
 def pack(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -93,8 +103,8 @@ class _Worker:
     """A process that answers calls until its pipe closes: when its thread ends, or we do."""
 
     def __init__(self) -> None:
-        self._pipe, theirs = _spawn.Pipe()
-        self.process = _spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        self._pipe, theirs = _spawn().Pipe()
+        self.process = _spawn().Process(target=_serve, args=(theirs,), daemon=True)
         self.process.start()
         theirs.close()
 

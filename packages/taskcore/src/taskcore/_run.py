@@ -22,7 +22,8 @@ from taskcore._call import is_coroutine_function, is_plain_coroutine_function
 from taskcore._log import say_abandoned, say_failed, say_handler_failed
 from taskcore._processes import ProcessCall, pack
 from taskcore._shield import hide
-from taskcore._task import AnyTask, TaskState
+from taskcore._state import TaskState
+from taskcore._task import AnyTask
 from taskcore._threads import current_call
 from taskcore.errors import (
     ConfigTypeError,

@@ -20,11 +20,12 @@ from typing import Any, TypedDict, cast
 
 from taskcore._config import TaskConfig, check_count, check_lanes, check_seconds
 from taskcore._drain import Drain, DrainReport, OnDrain
-from taskcore._intake import Intake, ScopeState, current_scope_var
+from taskcore._intake import Intake, current_scope_var
 from taskcore._lane import Lane
 from taskcore._observe import Observer
 from taskcore._phase import Lifecycle
 from taskcore._run import Runner
+from taskcore._state import ScopeState
 from taskcore.errors import (
     ConfigTypeError,
     ConfigValueError,
@@ -204,6 +205,25 @@ class TaskScope(Intake):
             await self.drain_uncancelled()
             raise
         await self.drain_uncancelled(quiet=True)
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs, waits for a slot, or waits for its delay.
+
+        Tasks deferred to a phase that has not come are not waited for.
+
+        Raises:
+            WrongLoopError: Called on another event loop than the scope's.
+
+        Cancellation:
+            Safe: nothing is touched.
+        """
+        if not self._is_here():
+            raise self._wrong_loop("wait until idle")
+        while self._tasks or self._on_the_way:
+            waiter = self._loop.create_future()
+            self._watched = True
+            self._idle_waiters.append(waiter)
+            await waiter
 
     async def wait_for_room(self, lane: str | None = None) -> None:
         """Wait until `schedule`, called before the next `await`, would not be refused.

@@ -1,6 +1,6 @@
 """One scheduled call: its states, and the handle that the user holds.
 
-States and moves are one table, `MOVES`. Invariants:
+States and their moves are one table, `MOVES` in `_state`. Invariants:
     - A task makes only moves of the table, so it ends in exactly one final state. The
       tests check every assignment of `_state` against it.
     - `Intake._end` is the only way into a final state: it sets the outcome, wakes
@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextvars import Context
-from enum import Enum
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
 from taskcore._call import name_of
 from taskcore._config import TaskConfig
+from taskcore._state import FINAL, MOVES, TaskState
 from taskcore.errors import (
     TaskAbandonedError,
     TaskCancelledError,
@@ -34,52 +34,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T", covariant=True)
 
-
-class TaskState(Enum):
-    """What a task is doing, or how it ended."""
-
-    DEFERRED = "deferred"
-    """Waits for its phase or for its delay."""
-    WAITING = "waiting"
-    """Could start, and waits for a free slot under the limit."""
-    SCHEDULED = "scheduled"
-    """Has its slot, and starts at the loop's next turn or in the next free thread."""
-    RUNNING = "running"
-    """Its function has begun and has not ended."""
-    SUCCEEDED = "succeeded"
-    """Its function returned."""
-    FAILED = "failed"
-    """Its function raised, for the last time; the error handler has run."""
-    CANCELLED = "cancelled"
-    """It was cancelled, before or after it began."""
-    SKIPPED = "skipped"
-    """It was deferred, and its unit of work ended in a way that `when` excludes."""
-    ABANDONED = "abandoned"
-    """It was cancelled and did not stop; nobody waits for it any more."""
-
-
-_S = TaskState
-
-MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
-    {
-        _S.DEFERRED: frozenset({_S.WAITING, _S.SKIPPED, _S.CANCELLED}),
-        _S.WAITING: frozenset({_S.SCHEDULED, _S.CANCELLED}),
-        _S.SCHEDULED: frozenset({_S.RUNNING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.ABANDONED}),
-        _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.ABANDONED}),
-        _S.SUCCEEDED: frozenset(),
-        _S.FAILED: frozenset(),
-        _S.CANCELLED: frozenset(),
-        _S.SKIPPED: frozenset(),
-        _S.ABANDONED: frozenset(),
-    }
-)
-"""The allowed moves. What a state may become stands beside it; final states, nothing.
-
-A scheduled one may end before its function begins: a limiter that raises, a retry that
-returns without a call, a cancellation while it waits for a thread.
-"""
-
-FINAL: frozenset[TaskState] = frozenset(state for state, moves in MOVES.items() if not moves)
+__all__ = ["FINAL", "MOVES", "AnyTask", "Started", "Task", "TaskState"]
 
 
 _ids = itertools.count(1)
