@@ -15,6 +15,7 @@ from taskcore._drain import ON_DRAIN_TIME
 from taskcore._run import STOP_TIME
 from taskcore._scope import GRACE_PERIOD, SHIELD_TIMEOUT, THREADS
 from taskcore._task import MOVES
+from tests.benchmarks.compare import NAMES, QUESTIONS
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -30,26 +31,26 @@ OPERATIONS = PAGES[Path("docs/operations.md")]
 
 def table(page: str, head: str) -> list[list[str]]:
     """The rows under the table head that begins with `head`, cell by cell."""
-    rows = page[page.index(f"| {head} |") :].partition("\n\n")[0].splitlines()[2:]
+    rows = page[page.index(f"{head} |") :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 def test_task_states_are_those_of_the_source() -> None:
     """The table of states in the design is the table of moves."""
-    said = {state: set(moves.split(", ")) - {""} for state, moves in table(DESIGN, "state")}
+    said = {state: set(moves.split(", ")) - {""} for state, moves in table(DESIGN, "| state")}
     assert said == {state.value: {after.value for after in moves} for state, moves in MOVES.items()}
 
 
 def test_scope_states_are_those_of_the_source() -> None:
     """The design names every state of a scope, in the order in which it passes them."""
     section = DESIGN[DESIGN.index("## Scope states") :]
-    said = [state for state, *_ in table(section, "state")]
+    said = [state for state, *_ in table(section, "| state")]
     assert said == [state.name.lower() for state in ScopeState]
 
 
 def test_defaults_are_those_of_the_source() -> None:
     """The design's figures, and their sum, are those in force."""
-    said = {name: value for name, value, _ in table(DESIGN, "option")}
+    said = {name: value for name, value, _ in table(DESIGN, "| option")}
     assert said["`grace_period`"] == f"{GRACE_PERIOD} s"
     assert said["`shield_timeout`"] == f"{SHIELD_TIMEOUT} s"
     assert said["`threads`"] == str(THREADS)
@@ -57,6 +58,12 @@ def test_defaults_are_those_of_the_source() -> None:
     assert said["time for an async `on_drain`"] == f"{ON_DRAIN_TIME} s"
     total = GRACE_PERIOD + SHIELD_TIMEOUT + STOP_TIME + 0.25 + ON_DRAIN_TIME
     assert f"= {total} s" in DESIGN
+
+
+def test_comparison_has_the_rows_of_its_script() -> None:
+    """The table of README.md asks what `tests.benchmarks.compare` tries, of the same libraries."""
+    rows = table(PAGES[Path("README.md")], f"| | {' | '.join(NAMES.values())}")
+    assert [title for title, *_ in rows] == list(QUESTIONS.values())
 
 
 # -- the log ---------------------------------------------------------------------------------
@@ -96,7 +103,7 @@ async def test_log_lines_are_those_of_the_page(caplog: pytest.LogCaptureFixture)
         second.schedule(asyncio.sleep, 1.0)
         await second.drain()
 
-    lines = {(level, line.strip("`")) for level, line in table(OPERATIONS, "level")}
+    lines = {(level, line.strip("`")) for level, line in table(OPERATIONS, "| level")}
     patterns = {
         (level, re.compile(re.sub(r"<.*?>", ".+", re.escape(line) + "$"))) for level, line in lines
     }

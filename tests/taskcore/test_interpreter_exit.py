@@ -129,8 +129,11 @@ TASKS = {
     "handler_in_thread": "in handler_in_thread",
 }
 EVERYWHERE = ("swallow_everything", "thread")  # the others on asyncio alone, to save time
+CHILDREN = pytest.mark.xfail(
+    run=False, reason="#3: asyncio tasks that a task starts itself are not abandoned with it"
+)
 CASES = [
-    (name, loop)
+    pytest.param(name, loop, marks=CHILDREN if name == "children" else ())
     for name in TASKS
     for loop in LOOPS
     if loop == "asyncio" or (loop == "uvloop" and name in EVERYWHERE)

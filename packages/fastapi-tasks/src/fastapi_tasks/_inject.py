@@ -52,7 +52,7 @@ def current_tasks() -> RequestTasks:
         FastAPITasksUninitializedAppError: There is no request, or its app has no `add_tasks`.
     """
     unit = current_unit()
-    if unit is None or UNIT not in (unit.origin or ()):
+    if unit is None or unit.origin is None:
         raise FastAPITasksUninitializedAppError(
             "there is no request with tasks here: call current_tasks() below an endpoint of an "
             "app with add_tasks(app), whose lifespan runs (in tests: 'with TestClient(app) as "

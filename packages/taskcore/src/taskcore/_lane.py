@@ -22,7 +22,7 @@ from taskcore.errors import BacklogFullError
 
 # Up to this many places a cancelled task's place is cleared at once; in a longer queue
 # when an eighth is empty, so that cancelling n waiting tasks stays linear in n.
-_SHORT = 1_000
+_SHORT = 32
 
 
 class Lane:

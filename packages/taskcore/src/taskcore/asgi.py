@@ -97,6 +97,7 @@ class TasksMiddleware:
             return
         unit = Lifecycle(tasks, _PHASES, tasks.config, None)
         unit.origin = scope
+        outer = scope.get(UNIT)
         scope[UNIT] = unit
         exchange = _Exchange(unit, send)
         scope_token = current_scope_var.set(tasks)
@@ -110,6 +111,7 @@ class TasksMiddleware:
         finally:
             current_unit_var.reset(unit_token)
             current_scope_var.reset(scope_token)
+            scope[UNIT] = outer  # or each request would leave a cycle behind
             unit.close()
 
 
