@@ -17,7 +17,8 @@ starts, another is cancelled), and what was cancelled and has not stopped after
 Invariants:
     - A drain runs in an asyncio task of its own, which nobody can cancel. Whoever
       awaits it may be cancelled; the drain goes on.
-    - It ends within grace period + shield timeout + `STOP_TIME`, whatever tasks do.
+    - It ends within grace period + shield timeout + 2 s, whatever tasks do: what was
+      cancelled has `STOP_TIME` and a quarter of a second, an async `on_drain` half a second.
     - Every task that had not finished when it began, or was accepted since, is in the
       report exactly once.
 """

@@ -75,19 +75,11 @@ class Runner(asyncio.Task[None]):
         return super().cancel(msg)
 
 
-def start(task: AnyTask, work: Coroutine[Any, Any, Any] | None = None) -> None:
-    """Give `task`, which has its slot, to the loop: it begins at the next turn.
-
-    Args:
-        task: A task in state `scheduled`.
-        work: The coroutine of its function, where it is made already.
-    """
+def start(task: AnyTask) -> None:
+    """Give `task`, which has its slot, to the loop: it begins at the next turn."""
     config = task.config
-    direct = work is not None
-    if work is None:
-        direct = config._direct and is_plain_coroutine_function(task.func)
-        work = task.func(*task.args, **task.kwargs) if direct else _attempts(task)
-        assert work is not None
+    direct = config._direct and is_plain_coroutine_function(task.func)
+    work = task.func(*task.args, **task.kwargs) if direct else _attempts(task)
     # Not loop.create_task(): an eager task factory would run user code inside schedule().
     runner = Runner(
         run(task, work, direct),
@@ -122,6 +114,8 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
                 task._finish(TaskState.ABANDONED)
             raise
         await _fail(task, error)
+        # From 3.12 on the user's frame leads back to this one, and the task to the error.
+        del task, work
     else:
         scope._end(task, _SUCCEEDED, value)
 
@@ -137,6 +131,9 @@ async def _fail(task: AnyTask, error: BaseException) -> None:
     # Without our own frames the traceback is the user's, and makes no cycle with the task.
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename in _OWN_FILES:
+        if traceback.tb_frame.f_code is not run.__code__:
+            with contextlib.suppress(RuntimeError):  # its worker thread may still be in it
+                traceback.tb_frame.clear()
         traceback = traceback.tb_next
     error.__traceback__ = traceback
     if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
@@ -268,13 +265,7 @@ async def _in_thread(
             raise asyncio.CancelledError(_STUCK) from None
         if isinstance(call.answer.result()[1], TaskCancelledError | WorkerDiedError):
             raise  # it stopped because we asked
-    value, error = call.answer.result()
-    if error is not None:
-        try:
-            raise error
-        finally:
-            del error, value
-    return value
+    return _unpack(*call.answer.result())
 
 
 async def _in_executor(
@@ -289,13 +280,7 @@ async def _in_executor(
     except asyncio.CancelledError:
         if answer.cancel() or not await _stops(answer):
             raise
-    value, error = answer.result()
-    if error is not None:
-        try:
-            raise error
-        finally:
-            del error, value
-    return value
+    return _unpack(*answer.result())
 
 
 def _outcome(func: Callable[[], Any]) -> tuple[Any, BaseException | None]:
@@ -304,6 +289,15 @@ def _outcome(func: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return func(), None
     except BaseException as error:
         return None, error
+
+
+def _unpack(value: Any, error: BaseException | None) -> Any:
+    if error is None:
+        return value
+    try:
+        raise error
+    finally:
+        del error, value  # the traceback holds this frame
 
 
 _STUCK = object()
