@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,17 @@ def run(example: CodeExample) -> dict[str, Any]:
     else:
         exec(code, names)
     return names
+
+
+@pytest.fixture(autouse=True)
+def same_logging() -> Iterator[None]:
+    """Take back what a snippet does to the process's logging."""
+    root, ours = logging.getLogger(), logging.getLogger("taskcore")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=place)

@@ -809,3 +809,31 @@ def test_middleware_and_tasks_do_not_warn() -> None:
     command = [sys.executable, "-c", NEVER_WARNS]
     run = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=True)
     assert run.stderr == ""
+
+
+async def test_tasks_of_an_exception_handler(journal: Journal) -> None:
+    """T6: a handler that schedules knows of the failure, though the endpoint asked for nothing."""
+    app = FastAPI()
+    add_tasks(app)
+
+    @app.exception_handler(Problem)
+    async def answer(request: Request, error: Problem) -> Response:
+        schedule_each(current_tasks(), journal)
+        return Response(status_code=418)
+
+    @app.exception_handler(KeyError)
+    def answer_in_a_thread(request: Request, error: KeyError) -> Response:
+        schedule_each(current_tasks(), journal)
+        return Response(status_code=418)
+
+    @app.get("/{kind}")
+    async def endpoint(kind: str) -> None:
+        raise Problem if kind == "async" else KeyError(kind)
+
+    async with Server(app, journal) as server:
+        for path in ("/async", "/plain"):
+            connection = server.open(path)
+            await connection.call
+            assert connection.status == 418
+    assert sorted(ran(journal)) == sorted(FAILURE * 2)
+    assert answer in app.exception_handlers.values()

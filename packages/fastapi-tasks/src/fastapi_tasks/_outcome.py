@@ -1,27 +1,31 @@
 """Tell the request's unit of work when the endpoint failed.
 
-FastAPI turns an exception into a response before the outer ASGI call could see it. It
-does pass through the two exit stacks that FastAPI keeps in the ASGI scope, so a
-callback is pushed onto each: the inner one hears of the endpoint and of the response's
-validation, the outer one of dependencies that fail while they exit.
+FastAPI turns an exception into a response before the outer ASGI call could see it, in
+one of the app's exception handlers. `noting` makes such a handler tell the unit first.
 
-The stacks are not documented. Where one is missing, only what comes out of the whole
-application counts as a failure, and a warning says so once.
+A mounted app has handlers of its own, which `add_tasks` does not know. There, an
+exception does pass through the two exit stacks that FastAPI keeps in the ASGI scope, so
+`watch` pushes a callback onto each: the inner one hears of the endpoint and of the
+response's validation, the outer one of dependencies that fail while they exit. The
+stacks are not documented. Where one is missing, a warning says so once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from functools import cache
+from functools import cache, wraps
 from types import TracebackType
-from typing import cast
+from typing import Any, TypeAlias, cast
 
 import fastapi
 from fastapi import WebSocketDisconnect
 from starlette.requests import ClientDisconnect
 
+from taskcore.asgi import UNIT
 from taskcore.spi import Lifecycle
 
 logger = logging.getLogger("fastapi_tasks")
@@ -29,16 +33,44 @@ logger = logging.getLogger("fastapi_tasks")
 DISCONNECT_ERRORS: tuple[type[BaseException], ...] = (ClientDisconnect, WebSocketDisconnect)
 """What endpoints raise when the client went away, which is no failure."""
 
+ExceptionHandler: TypeAlias = Callable[[Any, Any], Any]
+
 _FUNCTION_STACK = "fastapi_function_astack"
 _REQUEST_STACK = "fastapi_inner_astack"
 _WATCHED = "fastapi_tasks.watched"
 
 
+def noting(handler: ExceptionHandler) -> ExceptionHandler:
+    """Make an exception handler of the app note that the request failed."""
+
+    def note(connection: Any, error: Exception) -> None:
+        unit = connection.scope.get(UNIT)
+        if unit is not None and not _is_disconnect(error):
+            unit.fail()
+
+    # A plain handler runs in a thread, an async one does not: of the same kind as before.
+    if inspect.iscoroutinefunction(handler):
+
+        @wraps(handler)
+        async def noting_async(connection: Any, error: Exception) -> Any:
+            note(connection, error)
+            return await handler(connection, error)
+
+        return noting_async
+
+    @wraps(handler)
+    def noting_plain(connection: Any, error: Exception) -> Any:
+        note(connection, error)
+        return handler(connection, error)
+
+    return noting_plain
+
+
 @cache
 def _warn_once() -> None:
     logger.warning(
-        "the exit stacks of FastAPI %s are not where they were: an exception that is answered, "
-        "such as HTTPException, does not count as a failure for when=...; see "
+        "the exit stacks of FastAPI %s are not where they were: an exception that a mounted app "
+        "answers, such as HTTPException, does not count as a failure for when=...; see "
         "docs/adapters/fastapi.md",
         fastapi.__version__,
     )

@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from fastapi import FastAPI
 
-from fastapi_tasks._outcome import DISCONNECT_ERRORS
+from fastapi_tasks._outcome import DISCONNECT_ERRORS, noting
 from fastapi_tasks.errors import FastAPITasksSetupError
 from taskcore.asgi import ASGIApp, TasksMiddleware
 from taskcore.spi import ScopeOptions
@@ -51,7 +51,16 @@ def add_tasks(app: FastAPI, **options: Unpack[ScopeOptions]) -> None:
 
     wrap(app)  # so that a wrong option is refused here
     build = app.build_middleware_stack
+
+    def build_with_tasks() -> TasksMiddleware:
+        handlers = app.exception_handlers
+        app.exception_handlers = {kind: noting(handler) for kind, handler in handlers.items()}
+        try:
+            return wrap(build())
+        finally:
+            app.exception_handlers = handlers
+
     # Outermost, also of middleware that is added later: the moments are exact, and the
     # shutdown message is seen before any lifespan hears of it.
-    app.build_middleware_stack = lambda: wrap(build())  # type: ignore[method-assign]
+    app.build_middleware_stack = build_with_tasks  # type: ignore[method-assign]
     _apps.add(app)

@@ -43,6 +43,16 @@ def say_failed(task: AnyTask, error: BaseException) -> None:
     say(logging.ERROR, message, *names, exc_info=error, extra=facts(task))
 
 
+def say_unasked(task: AnyTask, error: asyncio.CancelledError) -> None:
+    """Log that a task ended as cancelled, and nobody had cancelled it."""
+    message = (
+        "task '%s' (id %d, function %s) raised CancelledError, though nobody cancelled it; "
+        "it counts as cancelled"
+    )
+    names = (task.name, task.id, name_of(task.func))
+    say(logging.WARNING, message, *names, exc_info=error, extra=facts(task))
+
+
 def say_handler_failed(
     task: AnyTask, handler: Callable[..., Any], error: BaseException, second: BaseException
 ) -> None:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from taskcore import _processes as processes
 from taskcore import _threads as threads
 from taskcore._call import is_coroutine_function, is_plain_coroutine_function
-from taskcore._log import say_abandoned, say_failed, say_handler_failed
+from taskcore._log import say_abandoned, say_failed, say_handler_failed, say_unasked
 from taskcore._processes import ProcessCall, pack
 from taskcore._shield import hide
 from taskcore._state import TaskState
@@ -137,7 +137,10 @@ async def _fail(task: AnyTask, error: BaseException) -> None:
         traceback = traceback.tb_next
     error.__traceback__ = traceback
     if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
-        task._finish(TaskState.ABANDONED if _is_stuck(error) else TaskState.CANCELLED)
+        stuck = _is_stuck(error)
+        if not stuck and task._runner is not None and not task._runner.cancelling():
+            say_unasked(task, error)
+        task._finish(TaskState.ABANDONED if stuck else TaskState.CANCELLED)
         return
     handler = task.config.on_error
     if handler is None:

@@ -368,8 +368,8 @@ class TaskScope(Intake):
                 "write scope.lifecycle('first', 'second') with at least one name, each once"
             )
         for phase in phases:
-            if not isinstance(phase, str):
-                raise ConfigTypeError(f"phase {phase!r} is no string; pass its name")
+            if not isinstance(phase, str) or not phase:
+                raise ConfigTypeError(f"phase {phase!r} is no name; pass its name, a string")
         if self._state is not ScopeState.OPEN:
             self._check_intake("a unit of work")
         runner = asyncio.current_task() if self._is_here() else None
