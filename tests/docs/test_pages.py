@@ -84,6 +84,10 @@ def fail_at_once(*args: object) -> None:
     raise ValueError
 
 
+async def cancel_itself() -> None:
+    raise asyncio.CancelledError
+
+
 def fail_at_finish(event: TaskEvent) -> None:
     if event.kind == "finished":
         raise ValueError
@@ -96,6 +100,7 @@ async def test_log_lines_are_those_of_the_page(caplog: pytest.LogCaptureFixture)
     async with TaskScope(observers=[fail_at_finish]) as first:
         await first.schedule(fail).wait()
         await first.task(on_error=fail).schedule(fail).wait()
+        await first.schedule(cancel_itself).wait()
         first.schedule(swallow)
         await asyncio.sleep(0)
         await first.drain(grace_period=6.0)

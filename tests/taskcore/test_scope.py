@@ -322,15 +322,19 @@ async def test_whatever_a_task_raises(
 @pytest.mark.parametrize("make", [raising, raising_later, raising_in_thread])
 @pytest.mark.parametrize("args", [(), ("stuck",)], ids=["bare", "with a message"])
 async def test_task_that_raises_cancelled_error(
-    make: Callable[[BaseException], Any], args: tuple[str, ...]
+    make: Callable[[BaseException], Any],
+    args: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """I1: a task that raises `CancelledError` by itself has cancelled itself, and nobody else."""
+    """I1: a task that raises `CancelledError` by itself cancels nobody else, and is logged."""
     async with TaskScope(limit=1) as scope:
         task = scope.schedule(make(asyncio.CancelledError(*args)))
         sibling = scope.schedule(max, 1, 2)
         await task.wait()
         assert await sibling == 2
         assert task.state is TaskState.CANCELLED
+    (record,) = [record for record in caplog.records if record.name == "taskcore"]
+    assert "though nobody cancelled it" in record.getMessage()
 
 
 @pytest.mark.parametrize("make", [raising, raising_later, raising_in_thread])
