@@ -39,8 +39,8 @@ class Lane:
         self.name = name
         self.limit = limit
         self.backlog = backlog
-        self.taken = 0
-        self.reserved = 0
+        self.taken: int = 0
+        self.reserved: int = 0
         self._scope_name = scope_name
         self._queue: deque[AnyTask] = deque()
         self._left = 0  # places in the queue whose task was cancelled

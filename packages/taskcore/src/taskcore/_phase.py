@@ -57,10 +57,10 @@ class Lifecycle(Scheduler):
         self, scope: TaskScope, phases: tuple[str, ...], config: TaskConfig, owner: AnyTask | None
     ) -> None:
         """Made by the scope; users call `scope.lifecycle`."""
-        self.scope = scope
-        self.phases = phases
-        self.config = config
-        self.owner = owner
+        self.scope: TaskScope = scope
+        self.phases: tuple[str, ...] = phases
+        self.config: TaskConfig = config
+        self.owner: AnyTask | None = owner
         self._reached = 0  # how many phases are
         self._failed = False
         self._deferred: list[dict[AnyTask, None]] | None = None
@@ -208,7 +208,7 @@ class Phase(Scheduler):
         """Made by the unit; users call `unit.phase`."""
         self._unit = unit
         self._index = index
-        self.config = config
+        self.config: TaskConfig = config
 
     @property
     def name(self) -> str:

@@ -106,7 +106,7 @@ class Configured(Scheduler):
     def __init__(self, target: Scheduler, config: TaskConfig) -> None:
         """Schedule on `target`, with `config`."""
         self._target = target
-        self.config = config
+        self.config: TaskConfig = config
 
     @property
     def _defers(self) -> bool:
