@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -837,3 +838,32 @@ async def test_tasks_of_an_exception_handler(journal: Journal) -> None:
             assert connection.status == 418
     assert sorted(ran(journal)) == sorted(FAILURE * 2)
     assert answer in app.exception_handlers.values()
+
+
+async def test_exception_handler_that_is_an_object(journal: Journal) -> None:
+    """T6: an async handler need not be a function: an object or a partial answers as before."""
+    app = FastAPI()
+    add_tasks(app)
+
+    class Answer:
+        async def __call__(self, request: Request, error: Problem) -> Response:
+            schedule_each(current_tasks(), journal)
+            return Response(status_code=418)
+
+    async def answer(status: int, request: Request, error: KeyError) -> Response:
+        schedule_each(current_tasks(), journal)
+        return Response(status_code=status)
+
+    app.add_exception_handler(Problem, Answer())
+    app.add_exception_handler(KeyError, partial(answer, 418))
+
+    @app.get("/{kind}")
+    async def endpoint(kind: str) -> None:
+        raise Problem if kind == "object" else KeyError(kind)
+
+    async with Server(app, journal) as server:
+        for path in ("/object", "/partial"):
+            connection = server.open(path)
+            await connection.call
+            assert connection.status == 418
+    assert ran(journal) == FAILURE * 2

@@ -49,7 +49,7 @@ def noting(handler: ExceptionHandler) -> ExceptionHandler:
             unit.fail()
 
     # A plain handler runs in a thread, an async one does not: of the same kind as before.
-    if inspect.iscoroutinefunction(handler):
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__):
 
         @wraps(handler)
         async def noting_async(connection: Any, error: Exception) -> Any:
