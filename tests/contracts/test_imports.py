@@ -26,17 +26,18 @@ LAYERS = {
     "_observe": 4,
     "_phase": 4,
     "_run": 4,
-    "_intake": 5,
-    "_drain": 6,
-    "_scope": 7,
-    "spi": 8,
-    "asgi": 8,
-    "testing": 8,
-    "__init__": 8,
+    "_children": 5,
+    "_intake": 6,
+    "_drain": 7,
+    "_scope": 8,
+    "spi": 9,
+    "asgi": 9,
+    "testing": 9,
+    "__init__": 9,
 }
 
 # Documented by Python for use as they are, underscore and all.
-DOCUMENTED = {"asyncio._unregister_task", "sys._current_frames"}
+DOCUMENTED = {"asyncio._register_task", "asyncio._unregister_task", "sys._current_frames"}
 
 # What a package may import beside itself and the standard library.
 # A module that needs an extra gets an entry of its own, under its full name.

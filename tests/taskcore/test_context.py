@@ -123,20 +123,15 @@ async def test_current_task() -> None:
                 assert await task is task
 
 
-async def test_no_current_task_in_a_child() -> None:
-    """An asyncio task, or a foreign thread, that a function makes is no part of its task."""
+async def test_no_current_task_in_a_foreign_thread() -> None:
+    """A thread that a function makes for itself is no part of its task."""
 
-    async def ask() -> None:
-        current_task()
-
-    async def from_child() -> None:
-        with pytest.raises(NoCurrentTaskError):
-            await asyncio.create_task(ask())
+    async def from_thread() -> None:
         with pytest.raises(NoCurrentTaskError):
             await asyncio.to_thread(current_task)
 
     async with TaskScope() as scope:
-        await scope.schedule(from_child)
+        await scope.schedule(from_thread)
 
 
 async def test_current_task_of_the_handler() -> None:

@@ -120,7 +120,6 @@ def test_clean_up_of_asyncio_run(at: list[float]) -> None:
     assert journal.events == ["plain cancelled", "shielded done", "block ended"]
 
 
-@pytest.mark.xfail(reason="#3: asyncio tasks that a task starts itself are not ours to shield")
 @pytest.mark.parametrize("spawn", ["gather", "group", "create"])
 def test_children_of_a_shielded_task(spawn: str) -> None:
     """S2: the clean-up of `asyncio.run` spares the asyncio tasks that a shielded task started."""

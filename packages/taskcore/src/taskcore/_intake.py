@@ -23,11 +23,12 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
+from taskcore._children import ChildNotes
 from taskcore._config import TaskConfig
 from taskcore._lane import Lane
 from taskcore._observe import EventKind, Observer, TaskEvent, tell
 from taskcore._processes import pack
-from taskcore._run import Runner, inside_shield, run, start
+from taskcore._run import Runner, current_root, inside_shield, run, start
 from taskcore._scheduler import Scheduler
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask, Task
@@ -80,6 +81,7 @@ class Intake(Scheduler):
         self._state = ScopeState.NEW
         self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
         self._time: Callable[[], float]
+        self._children: ChildNotes
         self._tasks: dict[AnyTask, None] = {}
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
@@ -240,8 +242,9 @@ class Intake(Scheduler):
                 raise self._wrong_loop(f"schedule {what}")
         if self._state is _OPEN and not self._loop.is_closed():
             return config
-        runner = None if current_call() else asyncio.current_task() if self._is_here() else None
-        task = runner.task if isinstance(runner, Runner) else inside_shield.get()
+        in_thread = current_call() is not None or not self._is_here()
+        runner = None if in_thread else current_root()
+        task = inside_shield.get() if runner is None else runner.task
         if task is not None and task in self._tasks and task.config.shield:
             # What a shielded task schedules while it is drained belongs to what it protects.
             return config.merge(_SHIELDED)
@@ -385,6 +388,7 @@ class Intake(Scheduler):
             if self._tasks or self._deferred or self._on_the_way:
                 return False
             self._state = ScopeState.CLOSED
+        self._children.leave()
         for pool in self._pools.values():
             pool.close()
         return True

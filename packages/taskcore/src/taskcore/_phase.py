@@ -10,6 +10,7 @@ are for the scope's loop alone: a task that a thread gives arrives there first.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -140,7 +141,9 @@ class Lifecycle(Scheduler):
     ) -> None:
         """Reach every phase that is left; the unit has failed if the block raised."""
         if self._token is not None:
-            current_unit_var.reset(self._token)
+            # It may be left in another context than entered, as fixtures and generators do.
+            with contextlib.suppress(ValueError):
+                current_unit_var.reset(self._token)
             self._token = None
         if error is not None:
             self.fail()

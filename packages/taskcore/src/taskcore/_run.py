@@ -15,13 +15,14 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, cast
+from weakref import WeakSet, ref
 
 from taskcore import _processes as processes
 from taskcore import _threads as threads
 from taskcore._call import is_coroutine_function, is_plain_coroutine_function
 from taskcore._log import say_abandoned, say_failed, say_handler_failed, say_unasked
 from taskcore._processes import ProcessCall, pack
-from taskcore._shield import hide
+from taskcore._shield import hide, list_children
 from taskcore._state import TaskState
 from taskcore._task import AnyTask
 from taskcore._threads import current_call
@@ -58,9 +59,10 @@ class Runner(asyncio.Task[None]):
     ends without running a line of `run`: nobody would be told.
     """
 
-    __slots__ = ("task", "work")
+    __slots__ = ("children", "task", "work")
     task: AnyTask
     work: Coroutine[Any, Any, Any]
+    children: WeakSet[asyncio.Task[Any]]  # not there until `_children` notes one
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel; if `run` has not begun, end our task here and now."""
@@ -73,6 +75,27 @@ class Runner(asyncio.Task[None]):
             self.work.close()
             self.task._finish(TaskState.CANCELLED)
         return super().cancel(msg)
+
+
+root_var: ContextVar[ref[Runner] | None] = ContextVar("taskcore_root", default=None)
+"""In the asyncio tasks that a task of ours starts itself: its runner. See `_children`."""
+
+
+def current_root(loop: asyncio.AbstractEventLoop | None = None) -> Runner | None:
+    """The runner of ours that the caller's asyncio task is, or descends from.
+
+    Args:
+        loop: The loop of that task, running or not; by default the one that runs.
+
+    Raises:
+        RuntimeError: No loop was given, and none runs in this thread.
+    """
+    runner = asyncio.current_task(loop)
+    if runner is None or isinstance(runner, Runner):
+        return runner
+    reference = root_var.get()
+    root = None if reference is None else reference()
+    return None if root is None or root.done() else root
 
 
 def start(task: AnyTask) -> None:
@@ -92,6 +115,7 @@ def start(task: AnyTask) -> None:
     task._runner = runner
     if not direct and config.shield:
         hide(runner)
+        runner.add_done_callback(list_children)
 
 
 async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> None:
@@ -339,8 +363,7 @@ def check_cancelled() -> None:
 def current_task() -> AnyTask:
     """The task whose function the caller is part of: on the loop, or in a worker thread.
 
-    An asyncio task that the function has made itself is no part of it, as for
-    `asyncio.current_task()`: give it the handle as an argument.
+    The asyncio tasks that the function starts itself are part of it, until it ends.
 
     Raises:
         NoCurrentTaskError: The caller is no part of a scheduled function.
@@ -359,7 +382,7 @@ def _task_here() -> AnyTask | None:
     if call is not None:
         return cast("AnyTask", call.owner)
     try:
-        runner = asyncio.current_task()
+        runner = current_root()
     except RuntimeError:  # a thread that is not ours
         return None
-    return runner.task if isinstance(runner, Runner) else None
+    return None if runner is None else runner.task

@@ -18,13 +18,14 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
+from taskcore._children import note_children
 from taskcore._config import TaskConfig, check_count, check_lanes, check_seconds
 from taskcore._drain import Drain, DrainReport, OnDrain
 from taskcore._intake import Intake, current_scope_var
 from taskcore._lane import Lane
 from taskcore._observe import Observer
 from taskcore._phase import Lifecycle
-from taskcore._run import Runner
+from taskcore._run import current_root
 from taskcore._state import ScopeState
 from taskcore.errors import (
     ConfigTypeError,
@@ -176,6 +177,7 @@ class TaskScope(Intake):
         self._find_lane(self.config.lane)
         self._loop = get_running_loop()
         self._time = self._loop.time
+        self._children = note_children(self._loop)
         self._state = ScopeState.OPEN
         self._token = current_scope_var.set(self)
         return self
@@ -288,12 +290,11 @@ class TaskScope(Intake):
             )
         if not self._is_here():
             raise self._wrong_loop("drain")
-        runner = asyncio.current_task()
-        task = runner.task if isinstance(runner, Runner) else None
-        if task is not None and task in self._tasks:
+        runner = current_root()
+        if runner is not None and runner.task in self._tasks:
             raise RuntimeError(
-                f"task '{task.name}' cannot drain scope '{self._name}', which would wait for it; "
-                "drain it from outside of its tasks"
+                f"task '{runner.task.name}' cannot drain scope '{self._name}', which would wait "
+                "for it; drain it from outside of its tasks"
             )
         return await self._begin_drain(grace, shield).wait()
 
@@ -372,8 +373,8 @@ class TaskScope(Intake):
                 raise ConfigTypeError(f"phase {phase!r} is no name; pass its name, a string")
         if self._state is not ScopeState.OPEN:
             self._check_intake("a unit of work")
-        runner = asyncio.current_task() if self._is_here() else None
-        owner = runner.task if isinstance(runner, Runner) and runner.task in self._tasks else None
+        runner = current_root() if self._is_here() else None
+        owner = runner.task if runner is not None and runner.task in self._tasks else None
         return Lifecycle(self, phases, self.config.merge(config) if config else self.config, owner)
 
 

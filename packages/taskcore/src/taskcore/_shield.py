@@ -25,12 +25,23 @@ def hide(runner: asyncio.Task[Any]) -> None:
     asyncio._unregister_task(runner)  # pyright: ignore[reportPrivateUsage]
 
 
+def list_children(runner: asyncio.Task[Any]) -> None:
+    """Put back on the list what a shielded task has started itself and left behind."""
+    for child in getattr(runner, "children", ()):
+        if not child.done():
+            asyncio._register_task(child)  # pyright: ignore[reportPrivateUsage]
+
+
 def abandon(runner: asyncio.Task[Any]) -> None:
     """Let nothing wait for an asyncio task that ignores its cancellation, nor warn of it.
 
-    The clean-up of the loop would wait for it for ever. Nor is it ever destroyed: a
-    coroutine that swallows everything would be resumed by that, and hold the interpreter.
+    The clean-up of the loop would wait for it for ever, and for the asyncio tasks that it
+    has started itself. Nor is any of them ever destroyed: a coroutine that swallows
+    everything would be resumed by that, and hold the interpreter.
     """
+    for child in getattr(runner, "children", ()):
+        if not child.done():
+            abandon(child)
     hide(runner)
     runner._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     if not _kept:
