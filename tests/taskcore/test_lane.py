@@ -53,7 +53,7 @@ def accept(lane: Lane, task: AnyTask) -> bool:
     """Take a slot for a task, or let it wait, as the scope does; whether it has a slot."""
     if lane.take():
         return True
-    lane.reserve(task.name)
+    lane.reserve(task)
     return lane.admit(task)
 
 
@@ -117,11 +117,11 @@ class LaneMachine(RuleBasedStateMachine):
     def reserve(self) -> None:
         task = work()
         if self.has_room:
-            self.lane.reserve(task.name)
+            self.lane.reserve(task)
             self.reserved.append(task)
         else:
             with pytest.raises(BacklogFullError):
-                self.lane.reserve(task.name)
+                self.lane.reserve(task)
 
     @precondition(lambda self: self.reserved)
     @rule(data=st.data())
@@ -234,7 +234,7 @@ async def test_every_way_to_leave_makes_room(leave: str) -> None:
     lane, order = full_lane(backlog=1), list[str]()
     waiting = work()
     if leave == "cancel_reservation":
-        lane.reserve("waiting")
+        lane.reserve(waiting)
     else:
         accept(lane, waiting)
     feeder = asyncio.create_task(feed(lane, "a", order))
@@ -335,9 +335,9 @@ async def test_refused_in_a_thread_while_the_last_task_ends(
     class SlowToRefuse(Lane):
         """Between the refusal and its news, the task that filled the lane ends."""
 
-        def reserve(self, name: str) -> None:
+        def reserve(self, task: AnyTask) -> None:
             try:
-                super().reserve(name)
+                super().reserve(task)
             except BacklogFullError:
                 asyncio.run_coroutine_threadsafe(last_task_ends(), loop).result()
                 raise

@@ -158,7 +158,8 @@ class TaskConfig:
             ConfigTypeError: An option has the wrong type, or there is no such option.
             ConfigValueError: An option is out of its range.
         """
-        merged = self._merge({})
+        merged = object.__new__(TaskConfig)
+        merged.__dict__.update(self.__dict__)
         merged._set(options)
         return merged
 

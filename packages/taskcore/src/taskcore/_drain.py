@@ -267,7 +267,7 @@ class Drain:
 
     def _settle(self, task: AnyTask) -> None:
         if task.config.shield and not self.refuses(task):
-            self._scope._start_deferred(task, now=True)
+            self._scope._start_now(task)
         else:
             task._finish(TaskState.CANCELLED)
 

@@ -60,6 +60,27 @@ _FINAL_EVENTS: dict[TaskState, EventKind] = {
 class Intake(Scheduler):
     """The tasks of one scope."""
 
+    __slots__ = (
+        "__weakref__",
+        "_children",
+        "_deferred",
+        "_door",
+        "_drain",
+        "_idle_waiters",
+        "_lane",
+        "_lanes",
+        "_loop",
+        "_name",
+        "_observers",
+        "_on_the_way",
+        "_pool_sizes",
+        "_pools",
+        "_state",
+        "_tasks",
+        "_timers",
+        "_watched",
+    )
+
     def __init__(
         self,
         name: str,
@@ -70,6 +91,8 @@ class Intake(Scheduler):
         threads: int,
         processes: int,
     ) -> None:
+        self._unit = None
+        self._index = 0
         self._name = name
         self.config = config
         self._lane = lane
@@ -80,7 +103,6 @@ class Intake(Scheduler):
         self._observers = observers
         self._state = ScopeState.NEW
         self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
-        self._time: Callable[[], float]
         self._children: ChildNotes
         self._tasks: dict[AnyTask, None] = {}
         self._deferred: dict[AnyTask, Lifecycle] = {}
@@ -97,41 +119,46 @@ class Intake(Scheduler):
         """What logs call it."""
         return self._name
 
+    @property
+    def _intake(self) -> Intake:  # type: ignore[override]
+        return self
+
     # -- one comes in ---------------------------------------------------------------------
 
     if not TYPE_CHECKING:  # type checkers see the overloads of Scheduler.schedule
 
         def schedule(self, func, /, *args, **kwargs):
-            # The short way, for what is scheduled most: an `async def`, without options that
-            # change how it runs. `_accept` and `start` come to the same at three times the cost
-            # (docs/design.md#cost), which is why their steps stand here again.
-            config = self.config
+            # The short way, for what is scheduled most: an `async def`, now, on the loop. What
+            # `_accept` and `start` do stands here again, as two calls less save a fifth of a
+            # bare task (docs/design.md#cost).
+            config, lane = self.config, self._lane
             if (
                 config._direct
-                and self._state is _OPEN
+                and not self._observers
+                and (lane is None or lane.taken < lane.limit)
                 and type(func) is FunctionType
                 and func.__code__.co_flags & CO_COROUTINE
+                and self._state is _OPEN
                 and current_scope_var.get() is self
-                and self._is_here()
             ):
-                try:  # binds the arguments, and runs nothing
-                    work = func(*args, **kwargs) if kwargs else func(*args)
-                except TypeError as error:
-                    raise misfit(func, error) from None
-                if self._lane is None or self._lane.take():
-                    task = Task(self, func, args, kwargs, config, _SCHEDULED)
-                    self._tasks[task] = None
-                    if self._observers:
-                        self._tell("scheduled", task)
-                        if task._state is not _SCHEDULED:  # cancelled by an observer
-                            work.close()
-                            return task
-                    runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
-                    runner.task = task
-                    runner.work = work
-                    task._runner = runner
-                    return task
-                work.close()
+                try:
+                    here = get_running_loop() is self._loop
+                except RuntimeError:  # a thread
+                    here = False
+                if here:
+                    try:  # binds the arguments, and runs nothing
+                        work = func(*args, **kwargs) if kwargs else func(*args)
+                    except TypeError as error:
+                        raise misfit(func, error) from None
+                    if lane is None or lane.take():
+                        task = Task(self, func, args, kwargs, config, _SCHEDULED)
+                        self._tasks[task] = None
+                        runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
+                        runner.task = task
+                        runner.work = work
+                        task._runner = runner
+                        return task
+                    work.close()
             return self._accept(func, args, kwargs, config)
 
         schedule.__doc__ = Scheduler.schedule.__doc__
@@ -146,20 +173,47 @@ class Intake(Scheduler):
         index: int = 0,
     ) -> AnyTask:
         """Accept a task, to start at once, or when the phase `index` of `unit` comes."""
-        here = self._is_here()
+        try:
+            here = get_running_loop() is self._loop
+        except RuntimeError:  # a thread without a loop
+            here = False
         if not here or self._state is not _OPEN:
             config = self._check_intake(f"'{name_of(func)}'", config)
-        self._check_call(func, args, kwargs, config)
-        lane = self._find_lane(config.lane)
-        state = _SCHEDULED
-        if unit is not None or config.delay is not None or (lane is not None and not lane.take()):
-            state = _DEFERRED
+        work = None
+        if config._direct:
+            lane, delay = self._lane, None
+        else:
+            lane, delay = self._find_lane(config.lane), config.delay
+        if config._direct and type(func) is FunctionType and func.__code__.co_flags & CO_COROUTINE:
+            try:  # binds the arguments, and runs nothing
+                work = func(*args, **kwargs) if kwargs else func(*args)
+            except TypeError as error:
+                raise misfit(func, error) from None
+        else:
+            self._check_call(func, args, kwargs, config)
+        if unit is None and delay is None and (lane is None or lane.take()):
+            task: AnyTask = Task(self, func, args, kwargs, config, _SCHEDULED)
+        else:
+            if work is not None:
+                work.close()
+                work = None
+            task = Task(self, func, args, kwargs, config, _DEFERRED)
             if lane is not None:
-                lane.reserve(config.name or name_of(func))
-        task: AnyTask = Task(self, func, args, kwargs, config, state)
-        task._context = copy_context()
+                lane.reserve(task)
         if current_scope_var.get() is not self:
+            task._context = copy_context()
             task._context.run(current_scope_var.set, self)
+        if work is not None and here and self._drain is None:
+            # The short way of what is scheduled most: `_arrive` would come to the same.
+            self._tasks[task] = None
+            if self._observers:
+                self._tell("scheduled", task)
+            start(task, work)
+            return task
+        if work is not None:
+            work.close()
+        if task._context is None:
+            task._context = copy_context()
         if here:
             self._arrive(task, unit, index)
         else:
@@ -203,10 +257,10 @@ class Intake(Scheduler):
             self._launch(task)
         elif unit is not None:
             unit._defer(task, index)
-        elif task.config.delay is not None:
-            self._arm(task, task.config.delay)
+        elif task.config._direct or task.config.delay is None:
+            self._admit(task)
         else:
-            self._start_deferred(task)
+            self._arm(task, task.config.delay)
 
     def _check_call(
         self,
@@ -291,36 +345,41 @@ class Intake(Scheduler):
     # -- starts and ends, on the loop ----------------------------------------------------
 
     def _launch(self, task: AnyTask) -> None:
-        """Start a task that has its slot, unless it was cancelled, or it is too late."""
-        if task._state is not _SCHEDULED:
-            return
+        """Start a task that has its slot, unless it is too late."""
         if self._drain is not None and self._drain.refuses(task):
             task._finish(TaskState.CANCELLED)
         else:
             start(task)
 
-    def _start_deferred(self, task: AnyTask, *, now: bool = False) -> None:
-        """Its phase has come: start it, or let its delay begin. `now` leaves the delay out."""
-        unit = self._deferred.pop(task, None)
-        if unit is not None:
-            unit._drop(task)
-            self._tasks[task] = None
-        delay = task.config.delay
-        timer = self._timers.pop(task, None)
-        if timer is not None:
-            timer.cancel()
-        elif delay is not None and not now:
-            self._arm(task, delay)
-            return
-        lane = self._find_lane(task.config.lane)
+    def _phase_came(self, task: AnyTask) -> None:
+        """Start a deferred task, or let its delay begin. Its unit has let go of it."""
+        del self._deferred[task]
+        self._tasks[task] = None
+        if task.config._direct or task.config.delay is None:
+            self._admit(task)
+        else:
+            self._arm(task, task.config.delay)
+
+    def _start_now(self, task: AnyTask) -> None:
+        """Start a deferred task whose phase does not come any more, or whose delay is cut."""
+        self._let_go_of_deferred(task)
+        self._tasks[task] = None
+        self._admit(task)
+
+    def _arm(self, task: AnyTask, delay: float) -> None:
+        """Let the delay of a task begin."""
+        self._timers[task] = self._loop.call_later(delay, self._start_now, task)
+
+    def _admit(self, task: AnyTask) -> None:
+        """The moment of a deferred task has come: it starts, or waits for a slot."""
+        lane = self._lane_of(task)
         task._state = _WAITING
         if lane is None or lane.admit(task):
             task._state = _SCHEDULED
             self._launch(task)
 
-    def _arm(self, task: AnyTask, delay: float) -> None:
-        """Let the delay of a task begin."""
-        self._timers[task] = self._loop.call_later(delay, self._start_deferred, task)
+    def _lane_of(self, task: AnyTask) -> Lane | None:
+        return self._lane if task.config._direct else self._find_lane(task.config.lane)
 
     def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
         """Bring a task into a final state, and let go of it. The only way there is."""
@@ -356,7 +415,7 @@ class Intake(Scheduler):
 
     def _give_back(self, task: AnyTask, before: TaskState) -> None:
         """Give back the slot of a task, or its place in the queue, or its reservation."""
-        lane = self._find_lane(task.config.lane)
+        lane = self._lane_of(task)
         if lane is None:
             return
         if before is _DEFERRED:
@@ -374,7 +433,7 @@ class Intake(Scheduler):
                 waiter.set_result(None)
 
     def _tell(self, kind: EventKind, task: AnyTask) -> None:
-        tell(self._observers, TaskEvent(kind, task, self._time()))
+        tell(self._observers, TaskEvent(kind, task, self._loop.time()))
 
     # -- the end ----------------------------------------------------------------------------
 

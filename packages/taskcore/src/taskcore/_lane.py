@@ -55,23 +55,20 @@ class Lane:
     def take(self) -> bool:
         """Take a slot if one is free, and `limit` and `backlog` are not used up."""
         with self._lock:
-            if self.taken < self.limit and self.has_room:
+            if self.taken < self.limit and (self.backlog is None or self.has_room):
                 self.taken += 1
                 return True
         return False
 
-    def reserve(self, name: str) -> None:
+    def reserve(self, task: AnyTask) -> None:
         """Hold a place for a task, which `admit` will take when its moment comes.
-
-        Args:
-            name: The task's name, for the message.
 
         Raises:
             BacklogFullError: There would be neither a slot nor a place for it.
         """
         with self._lock:
-            if not self.has_room:
-                raise self._full(name)
+            if self.backlog is not None and not self.has_room:
+                raise self._full(task.name)
             self.reserved += 1
 
     def admit(self, task: AnyTask) -> bool:

@@ -11,10 +11,9 @@ are for the scope's loop alone: a task that a thread gives arrives there first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from taskcore._config import TaskConfig
 from taskcore._scheduler import Scheduler
@@ -24,6 +23,8 @@ from taskcore.errors import UnknownPhaseError
 
 if TYPE_CHECKING:
     from taskcore._scope import TaskScope
+
+_DEFERRED = TaskState.DEFERRED
 
 current_unit_var: ContextVar[Lifecycle | None] = ContextVar("taskcore_unit", default=None)
 
@@ -36,31 +37,19 @@ class Lifecycle(Scheduler):
     The block does not wait for tasks: the scope does.
 
     Attributes:
-        scope: The scope that owns the tasks.
         phases: The names of its phases, in order.
         owner: The task that made it, if it was made inside one.
         origin: What an adapter made it for, such as the ASGI scope of a request.
     """
 
-    __slots__ = (
-        "_deferred",
-        "_failed",
-        "_reached",
-        "_token",
-        "config",
-        "origin",
-        "owner",
-        "phases",
-        "scope",
-    )
+    __slots__ = ("_deferred", "_failed", "_reached", "_token", "origin", "owner", "phases")
 
     def __init__(
         self, scope: TaskScope, phases: tuple[str, ...], config: TaskConfig, owner: AnyTask | None
     ) -> None:
         """Made by the scope; users call `scope.lifecycle`."""
-        self.scope: TaskScope = scope
+        super().__init__(scope, config)
         self.phases: tuple[str, ...] = phases
-        self.config: TaskConfig = config
         self.owner: AnyTask | None = owner
         self._reached = 0  # how many phases are
         self._failed = False
@@ -69,18 +58,14 @@ class Lifecycle(Scheduler):
         self.origin: Any = None
 
     @property
+    def scope(self) -> TaskScope:
+        """The scope that owns the tasks."""
+        return cast("TaskScope", self._intake)
+
+    @property
     def failed(self) -> bool:
         """Whether the unit has failed so far."""
         return self._failed
-
-    def _accept(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-    ) -> AnyTask:
-        return self.scope._accept(func, args, kwargs, config)
 
     def phase(self, name: str) -> Phase:
         """The phase of that name, to schedule on.
@@ -88,7 +73,7 @@ class Lifecycle(Scheduler):
         Raises:
             UnknownPhaseError: The unit has no such phase.
         """
-        return Phase(self, self._index(name), self.config)
+        return Phase(self._intake, self.config, self, self._find(name))
 
     def is_reached(self, name: str) -> bool:
         """Whether the phase of that name has been reached.
@@ -96,7 +81,7 @@ class Lifecycle(Scheduler):
         Raises:
             UnknownPhaseError: The unit has no such phase.
         """
-        return self._index(name) < self._reached
+        return self._find(name) < self._reached
 
     def advance(self, name: str) -> bool:
         """Reach a phase, and every one before it. Does nothing if it is reached already.
@@ -110,9 +95,9 @@ class Lifecycle(Scheduler):
         Raises:
             UnknownPhaseError: The unit has no such phase.
         """
-        upto = self._index(name) + 1
-        if not self.scope._is_here():
-            self.scope._loop.call_soon_threadsafe(self._reach, upto)
+        upto = self._find(name) + 1
+        if not self._intake._is_here():
+            self._intake._loop.call_soon_threadsafe(self._reach, upto)
             return False
         return self._reach(upto)
 
@@ -149,7 +134,7 @@ class Lifecycle(Scheduler):
             self.fail()
         self.close()
 
-    def _index(self, name: str) -> int:
+    def _find(self, name: str) -> int:
         try:
             return self.phases.index(name)
         except ValueError:
@@ -188,50 +173,33 @@ class Lifecycle(Scheduler):
         tasks, self._deferred[index] = self._deferred[index], {}
         started = False
         for task in tasks:
-            if task.state is not TaskState.DEFERRED:
+            if task._state is not _DEFERRED:
                 continue  # cancelled by the start of one before it, or started by the drain
-            if self._wants(task.config):
-                self.scope._start_deferred(task)
+            when = task.config.when
+            if when == "always" or (when == "failure") == self._failed:
+                self._intake._phase_came(task)
                 started = True
             else:
                 task._finish(TaskState.SKIPPED)
         return started
 
-    def _wants(self, config: TaskConfig) -> bool:
-        when = config.when
-        return when == "always" or (when == "failure") == self._failed
-
 
 class Phase(Scheduler):
     """One named moment of a unit of work, to schedule on. Made by `unit.phase(name)`."""
 
-    __slots__ = ("_index", "_unit", "config")
-
-    def __init__(self, unit: Lifecycle, index: int, config: TaskConfig) -> None:
-        """Made by the unit; users call `unit.phase`."""
-        self._unit = unit
-        self._index = index
-        self.config: TaskConfig = config
+    __slots__ = ()
 
     @property
     def name(self) -> str:
         """Its name."""
-        return self._unit.phases[self._index]
+        return self._of.phases[self._index]
 
     @property
     def is_reached(self) -> bool:
         """Whether it has been reached; what is scheduled now starts at once."""
-        return self._index < self._unit._reached
+        return self._index < self._of._reached
 
     @property
-    def _defers(self) -> bool:
-        return True
-
-    def _accept(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-    ) -> AnyTask:
-        return self._unit.scope._accept(func, args, kwargs, config, self._unit, self._index)
+    def _of(self) -> Lifecycle:
+        assert self._unit is not None
+        return self._unit

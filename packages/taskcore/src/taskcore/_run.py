@@ -49,7 +49,7 @@ within `grace_period + shield_timeout + 2` seconds (promise S1).
 inside_shield: ContextVar[AnyTask | None] = ContextVar("taskcore_shield", default=None)
 """The shielded task that the context belongs to: also in its threads and asyncio tasks."""
 
-_RUNNING, _SUCCEEDED = TaskState.RUNNING, TaskState.SUCCEEDED
+_SCHEDULED, _RUNNING, _SUCCEEDED = TaskState.SCHEDULED, TaskState.RUNNING, TaskState.SUCCEEDED
 
 
 class Runner(asyncio.Task[None]):
@@ -98,20 +98,33 @@ def current_root(loop: asyncio.AbstractEventLoop | None = None) -> Runner | None
     return None if root is None or root.done() else root
 
 
-def start(task: AnyTask) -> None:
-    """Give `task`, which has its slot, to the loop: it begins at the next turn."""
+def start(task: AnyTask, work: Coroutine[Any, Any, Any] | None = None) -> None:
+    """Give `task`, which has its slot, to the loop: it begins at the next turn.
+
+    Args:
+        task: The task. Nothing happens if an observer has cancelled it.
+        work: The coroutine of its function, if it needs nothing but to be awaited, and was made.
+    """
+    if task._state is not _SCHEDULED:
+        if work is not None:
+            work.close()
+        return
     config = task.config
     direct = config._direct and is_plain_coroutine_function(task.func)
-    work = task.func(*task.args, **task.kwargs) if direct else _attempts(task)
+    coro: Coroutine[Any, Any, Any]
+    if work is not None:
+        coro = work
+    else:
+        coro = task.func(*task.args, **task.kwargs) if direct else _attempts(task)
     # Not loop.create_task(): an eager task factory would run user code inside schedule().
     runner = Runner(
-        run(task, work, direct),
+        run(task, coro, direct),
         loop=task._scope._loop,
         name=task.func.__name__ if direct else task.name,
         context=task._context,
     )
     runner.task = task
-    runner.work = work
+    runner.work = coro
     task._runner = runner
     if not direct and config.shield:
         hide(runner)
@@ -123,7 +136,7 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
     scope = task._scope
     if direct:
         # What `task._begin()` does, and a tenth of the whole cost as a call of it.
-        task._began = scope._time()
+        task._began = scope._loop.time()
         task._state = _RUNNING
         if task._waiters is not None or scope._observers:
             task._tell_begun()

@@ -6,42 +6,42 @@ go through `task`, so that they never collide with the user's keywords.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from taskcore._config import TaskConfig, TaskOptions
 from taskcore._task import AnyTask, Task
 from taskcore.errors import ConfigValueError
 
+if TYPE_CHECKING:
+    from taskcore._intake import Intake
+    from taskcore._phase import Lifecycle
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Scheduler(ABC):
+class Scheduler:
     """Something that takes tasks.
 
     Attributes:
         config: The settings of what is scheduled here.
     """
 
-    __slots__ = ()
+    __slots__ = ("_index", "_intake", "_unit", "config")
+    _intake: Intake
+    _unit: Lifecycle | None
+    _index: int
     config: TaskConfig
 
-    @abstractmethod
-    def _accept(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-    ) -> AnyTask:
-        """Take one task, or raise."""
-
-    @property
-    def _defers(self) -> bool:
-        """Whether tasks wait here for a phase."""
-        return False
+    def __init__(
+        self, intake: Intake, config: TaskConfig, unit: Lifecycle | None = None, index: int = 0
+    ) -> None:
+        """Schedule on `intake`: at once, or when the phase `index` of `unit` comes."""
+        self._intake = intake
+        self._unit = unit
+        self._index = index
+        self.config = config
 
     @overload
     def schedule(
@@ -75,9 +75,9 @@ class Scheduler(ABC):
             ScopeClosedError: The scope is draining or has ended.
             WrongLoopError: Called on another event loop than the scope's.
         """
-        return self._accept(func, args, kwargs, self.config)
+        return self._intake._accept(func, args, kwargs, self.config, self._unit, self._index)
 
-    def task(self, **options: Unpack[TaskOptions]) -> Configured:
+    def task(self, **options: Unpack[TaskOptions]) -> Scheduler:
         """Set options for what is scheduled next: `scope.task(shield=True).schedule(save)`.
 
         Args:
@@ -89,34 +89,10 @@ class Scheduler(ABC):
         Raises:
             ConfigError: An option makes no sense.
         """
-        if "when" in options and not self._defers and options["when"] is not None:
+        if "when" in options and self._unit is None and options["when"] is not None:
             raise ConfigValueError(
                 f"when={options['when']!r} needs a phase, and a task scheduled here starts at "
                 "once; write phase.task(when=...), such as tasks.after_response.task(when=...) "
                 "or unit.phase('...').task(when=...)"
             )
-        return Configured(self, self.config.refine(**options))
-
-
-class Configured(Scheduler):
-    """A scheduler with options of its own; made by `task`."""
-
-    __slots__ = ("_target", "config")
-
-    def __init__(self, target: Scheduler, config: TaskConfig) -> None:
-        """Schedule on `target`, with `config`."""
-        self._target = target
-        self.config: TaskConfig = config
-
-    @property
-    def _defers(self) -> bool:
-        return self._target._defers
-
-    def _accept(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        config: TaskConfig,
-    ) -> AnyTask:
-        return self._target._accept(func, args, kwargs, config)
+        return Scheduler(self._intake, self.config.refine(**options), self._unit, self._index)

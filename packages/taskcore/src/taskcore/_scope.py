@@ -95,6 +95,8 @@ class TaskScope(Intake):
         Defaults and order of steps: docs/design.md.
     """
 
+    __slots__ = ("_grace_period", "_on_drain", "_shield_timeout", "_token")
+
     def __init__(
         self,
         *,
@@ -176,7 +178,6 @@ class TaskScope(Intake):
             )
         self._find_lane(self.config.lane)
         self._loop = get_running_loop()
-        self._time = self._loop.time
         self._children = note_children(self._loop)
         self._state = ScopeState.OPEN
         self._token = current_scope_var.set(self)

@@ -46,10 +46,6 @@ class Home(Protocol):
     _loop: asyncio.AbstractEventLoop
     _observers: tuple[Any, ...]
 
-    def _time(self) -> float:
-        """The time of the loop's clock."""
-        ...
-
     @property
     def name(self) -> str:
         """What messages call the scope."""
@@ -353,7 +349,7 @@ class Task(Generic[P, T]):
     def _begin(self) -> None:
         """The function begins: on the loop, or in its thread."""
         if self._began is None:
-            self._began = self._scope._time()
+            self._began = self._scope._loop.time()
             self._state = TaskState.RUNNING
             if self._waiters is not None or self._scope._observers:
                 self._tell_begun()

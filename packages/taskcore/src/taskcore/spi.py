@@ -12,11 +12,10 @@ from taskcore._config import Limiter, Retry, RunIn, When
 from taskcore._drain import OnDrain
 from taskcore._observe import EventKind, Observer
 from taskcore._phase import Lifecycle, current_unit_var
-from taskcore._scheduler import Configured, Scheduler
+from taskcore._scheduler import Scheduler
 from taskcore._scope import ScopeOptions, TaskScope
 
 __all__ = [
-    "Configured",
     "EventKind",
     "Lifecycle",
     "Limiter",
