@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from taskcore._config import TaskConfig
 from taskcore._scheduler import Scheduler
 from taskcore._state import TaskState
-from taskcore._task import AnyTask
+from taskcore._task import AnyTask, Task
 from taskcore.errors import UnknownPhaseError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Lifecycle(Scheduler):
         """Made by the scope; users call `scope.lifecycle`."""
         super().__init__(scope, config)
         self.phases: tuple[str, ...] = phases
-        self.owner: AnyTask | None = owner
+        self.owner: Task[..., Any] | None = owner
         self._reached = 0  # how many phases are
         self._failed = False
         self._deferred: list[dict[AnyTask, None]] | None = None

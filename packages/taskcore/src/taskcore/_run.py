@@ -24,7 +24,7 @@ from taskcore._log import say_abandoned, say_failed, say_handler_failed, say_una
 from taskcore._processes import ProcessCall, pack
 from taskcore._shield import hide, list_children
 from taskcore._state import TaskState
-from taskcore._task import AnyTask
+from taskcore._task import AnyTask, Task
 from taskcore._threads import current_call
 from taskcore.errors import (
     ConfigTypeError,
@@ -373,7 +373,7 @@ def check_cancelled() -> None:
             raise TaskCancelledError(f"task '{task.name}' (id {task.id}) was asked to stop")
 
 
-def current_task() -> AnyTask:
+def current_task() -> Task[..., Any]:
     """The task whose function the caller is part of: on the loop, or in a worker thread.
 
     The asyncio tasks that the function starts itself are part of it, until it ends.

@@ -53,7 +53,7 @@ class Scheduler:
         self, func: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Task[P, T]: ...
 
-    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> AnyTask:
+    def schedule(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Task[..., Any]:
         """Accept a call of `func`, to start at the loop's next turn or when its phase comes.
 
         Returns at once and runs no user code before. May be called from any thread that
@@ -66,7 +66,7 @@ class Scheduler:
             **kwargs: Keyword arguments of `func`.
 
         Returns:
-            The handle: await it for the result, or leave it.
+            The handle, to await for the result, or to leave alone.
 
         Raises:
             InvalidCallError: `func` cannot be called with these arguments.

@@ -41,7 +41,7 @@ THREADS = 32
 """Threads of a scope at the most; the bound that `concurrent.futures` has on large machines."""
 
 _numbers = itertools.count(1)
-_UNSET: Any = object()
+UNSET: Any = object()
 
 
 class ScopeOptions(TypedDict, total=False):
@@ -250,7 +250,7 @@ class TaskScope(Intake):
             await found.wait_for_room()
 
     async def drain(
-        self, *, grace_period: float | None = _UNSET, shield_timeout: float | None = _UNSET
+        self, *, grace_period: float | None = UNSET, shield_timeout: float | None = UNSET
     ) -> DrainReport:
         """Close intake, then wait until every accepted task has ended.
 
@@ -280,8 +280,8 @@ class TaskScope(Intake):
         Source:
             Order of steps and defaults: docs/design.md.
         """
-        grace = self._grace_period if grace_period is _UNSET else grace_period
-        shield = self._shield_timeout if shield_timeout is _UNSET else shield_timeout
+        grace = self._grace_period if grace_period is UNSET else grace_period
+        shield = self._shield_timeout if shield_timeout is UNSET else shield_timeout
         check_seconds("grace_period", grace, none="None")
         check_seconds("shield_timeout", shield, none="None")
         if self._state is ScopeState.NEW:
@@ -302,8 +302,8 @@ class TaskScope(Intake):
     async def drain_uncancelled(
         self,
         *,
-        grace_period: float | None = _UNSET,
-        shield_timeout: float | None = _UNSET,
+        grace_period: float | None = UNSET,
+        shield_timeout: float | None = UNSET,
         quiet: bool = False,
     ) -> DrainReport:
         """Drain like `drain`, and do not return before it has ended, cancelled or not.
@@ -322,8 +322,8 @@ class TaskScope(Intake):
             Kept until the drain has ended, and then raised.
         """
         cancelled: asyncio.CancelledError | None = None
-        grace = self._grace_period if grace_period is _UNSET else grace_period
-        shield = self._shield_timeout if shield_timeout is _UNSET else shield_timeout
+        grace = self._grace_period if grace_period is UNSET else grace_period
+        shield = self._shield_timeout if shield_timeout is UNSET else shield_timeout
         drain = self._begin_drain(grace, shield, quiet=quiet)
         while not drain.is_over:
             try:

@@ -8,7 +8,7 @@ write another.
 
 from __future__ import annotations
 
-from taskcore._config import Limiter, Retry, RunIn, When
+from taskcore._config import Limiter, Retry, RunIn, TaskOptions, When
 from taskcore._drain import OnDrain
 from taskcore._observe import EventKind, Observer
 from taskcore._phase import Lifecycle, current_unit_var
@@ -25,6 +25,7 @@ __all__ = [
     "RunIn",
     "Scheduler",
     "ScopeOptions",
+    "TaskOptions",
     "TaskScope",
     "When",
     "current_unit",
