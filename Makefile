@@ -7,7 +7,7 @@ help: ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 run: ## Serve the example shop on 127.0.0.1:$PORT (8000)
 	@scripts/run
-test: ## Lint, types, then tests on every Python found (ARGS="-k word" goes to pytest)
+test: ## Lint, types, docs, then tests on every Python found (ARGS="-k word" goes to pytest)
 	@scripts/test $(ARGS)
 cov: ## Tests with branch coverage, on one Python (PY=3.13; default 3.11)
 	@$(ON):cov $(ARGS)

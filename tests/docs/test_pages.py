@@ -127,11 +127,11 @@ async def test_log_lines_are_those_of_the_page(caplog: pytest.LogCaptureFixture)
 
 
 def anchors(page: str) -> set[str]:
-    """What the headings of a page are linked by."""
+    """What the headings of a page, and the names that the reference shows, are linked by."""
     headings = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
-    }
+    } | set(re.findall(r"^::: (\S+)$", page, re.MULTILINE))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
