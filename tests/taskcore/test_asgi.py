@@ -9,8 +9,23 @@ from typing import Any
 
 import pytest
 
-from taskcore import DrainReport, Lifecycle, Task, TaskConfig, TaskState, current_scope
-from taskcore.asgi import AFTER_RESPONSE, AFTER_ROUTE, UNIT, TasksMiddleware
+from taskcore import (
+    DrainReport,
+    Lifecycle,
+    Task,
+    TaskConfig,
+    TaskScope,
+    TaskState,
+    current_scope,
+)
+from taskcore.asgi import (
+    AFTER_RESPONSE,
+    AFTER_ROUTE,
+    UNIT,
+    RequestTasks,
+    TasksMiddleware,
+    current_tasks,
+)
 from taskcore.errors import ConfigValueError, NoCurrentScopeError, TaskSkippedError
 from taskcore.spi import current_unit
 from tests.fastapi_tasks.server import Connection, Server, note
@@ -194,6 +209,39 @@ async def test_current_scope_and_unit() -> None:
             with pytest.raises(NoCurrentScopeError):
                 current_scope()
     assert units[0] is not units[1]
+
+
+async def test_current_tasks(journal: Journal) -> None:
+    """T2: the tasks of the request are there for what an endpoint calls, and for its threads."""
+
+    def schedule_later(tasks: RequestTasks) -> None:
+        tasks.after_response.schedule(note, journal, "after_response")
+        tasks.after_route.task(name="index").schedule(note, journal, "after_route")
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.to_thread(lambda: schedule_later(current_tasks()))
+        await current_tasks().task(name="track").schedule(note, journal, "now")
+        assert await current_tasks().schedule(lambda: current_tasks().scope) is current_scope()
+        await send(START)
+        await send(LAST)
+
+    async with Server(served(handler), journal) as server:
+        await server.get("/")
+    assert journal.events == ["now", "after_route", "start 200", "last", "done", "after_response"]
+
+
+async def test_current_tasks_outside_of_a_request() -> None:
+    """I7: where there is no request, or its lifespan never ran, the error says what to write."""
+
+    async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+        current_tasks()
+
+    app = served(handler)
+    with pytest.raises(NoCurrentScopeError, match="let its lifespan run"):
+        await app({"type": "http"}, asyncio.Queue[Any]().get, asyncio.Queue[Any]().put)
+    async with TaskScope() as scope, scope.lifecycle("a unit that is no request"):
+        with pytest.raises(NoCurrentScopeError, match=r"taskcore\.current_scope\(\)"):
+            current_tasks()
 
 
 async def test_other_connections_are_passed_on(journal: Journal) -> None:

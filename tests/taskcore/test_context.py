@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any
 
 import pytest
@@ -209,6 +209,23 @@ async def test_current_scope_opened_in_a_task() -> None:
             assert current_scope() is outer
 
         await outer.schedule(open_scope)
+
+
+async def test_current_scope_of_a_unit() -> None:
+    """In a unit of work the current scope is the unit's, wherever the unit is entered."""
+    async with TaskScope() as scope, TaskScope() as other:
+
+        async def serve() -> None:
+            for _ in range(2):
+                async with scope.lifecycle("end"):
+                    assert current_scope() is scope
+                    async with other.lifecycle("end"):
+                        assert current_scope() is other
+                    assert current_scope() is scope
+
+        await other.schedule(serve)
+        await asyncio.create_task(serve(), context=Context())
+        assert current_scope() is other
 
 
 async def test_no_current_scope() -> None:

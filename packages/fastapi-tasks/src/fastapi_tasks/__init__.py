@@ -2,8 +2,8 @@
 
 from fastapi_tasks._inject import Tasks, current_tasks
 from fastapi_tasks._setup import add_tasks
-from fastapi_tasks._tasks import RequestTasks
 from taskcore import Task, TaskConfig, TaskErrorHandler
+from taskcore.asgi import RequestTasks
 
 __all__ = [
     "RequestTasks",

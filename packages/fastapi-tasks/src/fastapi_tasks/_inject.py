@@ -8,9 +8,8 @@ from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
 from fastapi_tasks._outcome import watch
-from fastapi_tasks._tasks import RequestTasks
 from fastapi_tasks.errors import FastAPITasksLifespanError, FastAPITasksUninitializedAppError
-from taskcore.asgi import UNIT
+from taskcore.asgi import UNIT, RequestTasks
 from taskcore.spi import current_unit
 
 

@@ -42,7 +42,7 @@ class Lifecycle(Scheduler):
         origin: What an adapter made it for, such as the ASGI scope of a request.
     """
 
-    __slots__ = ("_deferred", "_failed", "_reached", "_token", "origin", "owner", "phases")
+    __slots__ = ("_deferred", "_failed", "_reached", "_tokens", "origin", "owner", "phases")
 
     def __init__(
         self, scope: TaskScope, phases: tuple[str, ...], config: TaskConfig, owner: AnyTask | None
@@ -54,7 +54,7 @@ class Lifecycle(Scheduler):
         self._reached = 0  # how many phases are
         self._failed = False
         self._deferred: list[dict[AnyTask, None]] | None = None
-        self._token: Token[Lifecycle | None] | None = None
+        self._tokens: tuple[Token[Any], ...] = ()
         self.origin: Any = None
 
     @property
@@ -114,8 +114,8 @@ class Lifecycle(Scheduler):
         self._reach(len(self.phases))
 
     async def __aenter__(self) -> Lifecycle:
-        """Make it the current unit."""
-        self._token = current_unit_var.set(self)
+        """Make it the current unit, and its scope the current scope."""
+        self._tokens = (self.scope._make_current(), current_unit_var.set(self))
         return self
 
     async def __aexit__(
@@ -125,11 +125,11 @@ class Lifecycle(Scheduler):
         traceback: TracebackType | None,
     ) -> None:
         """Reach every phase that is left; the unit has failed if the block raised."""
-        if self._token is not None:
+        for token in self._tokens:
             # It may be left in another context than entered, as fixtures and generators do.
             with contextlib.suppress(ValueError):
-                current_unit_var.reset(self._token)
-            self._token = None
+                token.var.reset(token)
+        self._tokens = ()
         if error is not None:
             self.fail()
         self.close()

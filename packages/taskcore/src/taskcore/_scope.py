@@ -180,7 +180,7 @@ class TaskScope(Intake):
         self._loop = get_running_loop()
         self._children = note_children(self._loop)
         self._state = ScopeState.OPEN
-        self._token = current_scope_var.set(self)
+        self._token = self._make_current()
         return self
 
     async def __aexit__(
@@ -336,6 +336,10 @@ class TaskScope(Intake):
             finally:
                 del cancelled
         return await drain.wait()
+
+    def _make_current(self) -> Token[Intake | None]:
+        """Make it the scope of the context, until the token is used."""
+        return current_scope_var.set(self)
 
     def _begin_drain(
         self, grace: float | None, shield: float | None, *, quiet: bool = False

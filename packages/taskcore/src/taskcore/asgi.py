@@ -22,10 +22,19 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias, Unpack, cast
 
 from taskcore._intake import current_scope_var
-from taskcore._phase import Lifecycle, current_unit_var
+from taskcore._phase import Lifecycle, Phase, current_unit_var
+from taskcore._scheduler import Scheduler
 from taskcore._scope import ScopeOptions, TaskScope
+from taskcore.errors import NoCurrentScopeError
 
-__all__ = ["AFTER_RESPONSE", "AFTER_ROUTE", "UNIT", "TasksMiddleware"]
+__all__ = [
+    "AFTER_RESPONSE",
+    "AFTER_ROUTE",
+    "UNIT",
+    "RequestTasks",
+    "TasksMiddleware",
+    "current_tasks",
+]
 
 Message: TypeAlias = MutableMapping[str, Any]
 ASGIScope: TypeAlias = MutableMapping[str, Any]
@@ -41,6 +50,56 @@ UNIT = "taskcore.unit"
 """Key of the ASGI scope: the request's `Lifecycle`; `None` if the lifespan never ran."""
 
 _PHASES = (AFTER_ROUTE, AFTER_RESPONSE)
+
+
+class RequestTasks(Scheduler):
+    """Schedules tasks at the three moments of one request.
+
+    `tasks.schedule(f)` starts at once, `tasks.after_route.schedule(f)` when the endpoint
+    has returned and nothing has been sent, `tasks.after_response.schedule(f)` when the
+    response has gone out. Each of the three has `task(...)` for options.
+
+    Pitfalls:
+        Wrong: `tasks.schedule(send_mail(address))`. Right: `tasks.schedule(send_mail, address)`.
+    """
+
+    __slots__ = ("_request",)
+
+    def __init__(self, unit: Lifecycle) -> None:
+        """Made by an adapter, or by `current_tasks()`."""
+        super().__init__(unit.scope, unit.config)
+        self._request = unit
+
+    @property
+    def after_route(self) -> Phase:
+        """The moment when the endpoint has returned, before any byte of the response."""
+        return self._request.phase(AFTER_ROUTE)
+
+    @property
+    def after_response(self) -> Phase:
+        """The moment when the response has gone out and the framework has left the request."""
+        return self._request.phase(AFTER_RESPONSE)
+
+    @property
+    def scope(self) -> TaskScope:
+        """The application's scope, which outlives the request."""
+        return self._request.scope
+
+
+def current_tasks() -> RequestTasks:
+    """The tasks of the request that the caller belongs to, also in threads and in its tasks.
+
+    Raises:
+        NoCurrentScopeError: There is no request, or the application's lifespan never ran.
+    """
+    unit = current_unit_var.get()
+    if unit is None or unit.origin is None:
+        raise NoCurrentScopeError(
+            "there is no request with tasks here: wrap the application in TasksMiddleware, let "
+            "its lifespan run, and call current_tasks() below an endpoint; elsewhere use "
+            "taskcore.current_scope()"
+        )
+    return RequestTasks(unit)
 
 
 class TasksMiddleware:

@@ -75,7 +75,7 @@ class WrongLoopError(TaskcoreError, RuntimeError):
 
 
 class NoCurrentScopeError(TaskcoreError, RuntimeError):
-    """`current_scope()` was called where no scope is in reach."""
+    """`current_scope()` was called where no scope is in reach, or `asgi.current_tasks()`."""
 
 
 class NoCurrentTaskError(TaskcoreError, RuntimeError):
