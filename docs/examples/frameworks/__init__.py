@@ -1,0 +1,1 @@
+"""One application in five frameworks: an order starts tasks at several moments."""
