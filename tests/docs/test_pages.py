@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -155,3 +156,13 @@ def test_source_refers_to_pages_that_exist() -> None:
         target, _, anchor = link.partition("#")
         assert Path(target) in PAGES, link
         assert not anchor or anchor in anchors(PAGES[Path(target)]), link
+
+
+def test_quotations_stand_in_their_files() -> None:
+    """A block that names a file of the examples is a part of it, but for its indentation."""
+    fence = re.compile(r'^```python \{[^\n]*file="([^"]+)"\}\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+    quoted = [found for page in PAGES.values() for found in fence.findall(page)]
+    assert {file for file, _ in quoted} >= {"docs/examples/download.py"}
+    for file, block in quoted:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert any(indent(block, " " * width) in text for width in range(0, 17, 4)), block
