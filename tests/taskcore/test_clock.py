@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import sys
 import threading
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from taskcore import TaskScope
 from taskcore._clock import VirtualClockLoop, run_virtual
 from tests.helpers import Journal
 
@@ -132,6 +134,79 @@ async def test_thread_that_ends_without_a_word() -> None:
     thread.start()
     await asyncio.sleep(1)
     assert not thread.is_alive()
+
+
+@pytest.mark.virtual
+async def test_thread_given_to_hold_while() -> None:
+    """What is given to `hold_while` counts beside what the loop knows of itself."""
+    loop = virtual_loop()
+    looks: list[float] = []
+
+    def busy() -> bool:
+        looks.append(now())
+        return len(looks) < 3
+
+    loop.hold_while(lambda: False)
+    loop.hold_while(busy)
+    assert await asyncio.to_thread(max, 1, 2) == 2
+    await asyncio.sleep(1)
+    assert len(looks) >= 3
+    assert set(looks) == {0.0}
+
+
+@pytest.mark.virtual
+@pytest.mark.parametrize("options", [{}, {"run_in": "thread"}, {"timeout": 1}])
+async def test_thread_of_a_scope_holds_the_clock(options: Any) -> None:
+    """No timer fires while a plain function of a scope runs, and nobody has to say so."""
+    release = threading.Event()
+
+    def look() -> bool:
+        """End the function when the loop looks, so after it could have jumped."""
+        release.set()
+        return False
+
+    virtual_loop().hold_while(look)
+    async with TaskScope() as scope:
+        async with asyncio.timeout(1):
+            assert await scope.task(**options).schedule(release.wait)
+        assert now() == 0.0
+        await scope.task(delay=5).schedule(max, 1, 2)
+        assert now() == 5.0
+        await asyncio.sleep(5)  # idle threads hold nothing
+        assert now() == 10.0
+
+
+@pytest.mark.virtual
+async def test_queue_for_the_threads_of_a_scope_holds_the_clock() -> None:
+    """Functions that wait for a free thread, and tasks that they schedule, hold the clock too."""
+    done = Journal()
+
+    def work(number: int) -> None:
+        scope.schedule(asyncio.sleep, 1)
+        done.add((number, now_in_thread()))
+
+    now_in_thread = asyncio.get_running_loop().time
+    async with TaskScope(threads=2) as scope:
+        for number in range(20):
+            scope.schedule(work, number)
+        await scope.wait_idle()
+        assert now() == 1.0
+    assert set(done.events) == {(number, 0.0) for number in range(20)}
+
+
+@pytest.mark.virtual
+async def test_thread_wakes_the_loop_before_it_is_idle() -> None:
+    """Whenever a worker ends, the loop has its answer before the clock could jump."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with TaskScope(threads=4) as scope:
+            for _ in range(300):
+                async with asyncio.timeout(1):
+                    assert await scope.schedule(max, 1, 2) == 2
+    finally:
+        sys.setswitchinterval(interval)
+    assert now() == 0.0
 
 
 @pytest.mark.virtual

@@ -472,6 +472,7 @@ async def test_stuck_error_handler_in_a_thread(caplog: pytest.LogCaptureFixture)
         async with drained(grace_period=1, shield_timeout=1) as scope:
             scope.task(on_error=handler).schedule(fail)
             await until(begun.is_set)
+            while_busy(lambda: False)
             assert list(became(await scope.drain()).values()) == ["abandoned"]
     finally:
         release.set()

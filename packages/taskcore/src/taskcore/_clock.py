@@ -48,7 +48,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         busy: Says whether something outside the loop, such as a thread pool of your
             own, is still going to wake it; time stands still meanwhile. A thread must
             wake the loop before it stops being counted. `None` counts what
-            `run_in_executor` and `asyncio.to_thread` have running.
+            `run_in_executor` and `asyncio.to_thread` have running, what threads do for
+            the scopes of this loop, and what was given to `hold_while`.
 
     Attributes:
         busy: The callable in use. Assign another one at any time.
@@ -70,7 +71,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._jumps = 0
         self._jobs: set[asyncio.Future[Any]] = set()
-        self.busy: Callable[[], bool] = busy or self._has_jobs
+        self._holds: list[Callable[[], bool]] = []
+        self.busy: Callable[[], bool] = busy or self._is_busy
         # The lambda finds the `busy` of the moment, which may be assigned anew.
         super().__init__(_VirtualSelector(lambda: self.busy(), self._jump))
         # Seconds by which a timer may fire early. The nanosecond of the real clock is lost
@@ -81,6 +83,16 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the virtual time, in seconds since the loop was created."""
         return self._now
+
+    def hold_while(self, busy: Callable[[], bool]) -> None:
+        """Let time stand still while `busy()` is true, too.
+
+        Scopes give their threads here; do the same for threads of your own.
+
+        Args:
+            busy: As for the loop itself; asked until the loop ends.
+        """
+        self._holds.append(busy)
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
@@ -104,8 +116,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         finally:
             self.busy = busy
 
-    def _has_jobs(self) -> bool:
-        return bool(self._jobs)
+    def _is_busy(self) -> bool:
+        return bool(self._jobs) or any(busy() for busy in self._holds)
 
     def _jump(self, seconds: float | None) -> None:
         """Move the clock to the next timer, or give up if there is none (`None`)."""

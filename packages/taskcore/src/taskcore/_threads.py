@@ -92,10 +92,16 @@ class ThreadPool:
         self._threads = 0
         self._idle = 0
         self._closed = False
+        hold = getattr(loop, "hold_while", None)
+        if hold is not None:  # a `VirtualClockLoop`
+            hold(lambda: self.is_busy)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call is queued or runs, abandoned ones left out."""
+        """Whether a call is queued or runs, abandoned ones left out.
+
+        The loop has been woken with the answer before this turns false.
+        """
         return bool(self._calls) or self.busy > 0
 
     @property
