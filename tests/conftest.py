@@ -18,6 +18,8 @@ from pytest_asyncio import is_async_test
 
 from taskcore._clock import VirtualClockLoop
 
+pytest_plugins = ["pytester"]  # for the tests of our own plugin
+
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 # Seconds in which a thread that has been told to end has to be gone.

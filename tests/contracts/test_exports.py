@@ -47,4 +47,11 @@ def test_importing_taskcore_stays_in_the_standard_library() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     modules = set(run.stdout.split())
     assert {name.partition(".")[0] for name in modules} - sys.stdlib_module_names == {"taskcore"}
-    assert "taskcore.testing" not in modules
+    assert modules.isdisjoint({"taskcore.testing", "taskcore.pytest_plugin", "taskcore._clock"})
+
+
+def test_importing_fastapi_tasks_brings_no_test_helper() -> None:
+    """`import fastapi_tasks` brings neither its own test helpers nor those of the core along."""
+    code = "import sys; import fastapi_tasks; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"fastapi_tasks.testing", "taskcore.testing"}.isdisjoint(run.stdout.split())

@@ -32,8 +32,9 @@ LAYERS = {
     "_scope": 8,
     "spi": 9,
     "asgi": 9,
-    "testing": 9,
     "__init__": 9,
+    "testing": 10,
+    "pytest_plugin": 10,
 }
 
 # Documented by Python for use as they are, underscore and all.
@@ -43,7 +44,9 @@ DOCUMENTED = {"asyncio._register_task", "asyncio._unregister_task", "sys._curren
 # A module that needs an extra gets an entry of its own, under its full name.
 THIRD_PARTY = {
     "taskcore": set[str](),
+    "taskcore.pytest_plugin": {"pytest", "pytest_asyncio"},
     "fastapi_tasks": {"fastapi", "starlette", "taskcore", "typing_extensions"},
+    "fastapi_tasks.testing": {"anyio", "fastapi", "taskcore"},  # anyio is Starlette's own
 }
 
 MOST_LINES = {"taskcore": 300, "fastapi_tasks": 200}

@@ -33,6 +33,7 @@ BUILT_INS = {
     "InvalidCallError": TypeError,
     "NoCurrentScopeError": RuntimeError,
     "NoCurrentTaskError": RuntimeError,
+    "NotIdleError": TimeoutError,
     "ScopeClosedError": RuntimeError,
     "TaskAbandonedError": asyncio.CancelledError,
     "TaskCancelledError": asyncio.CancelledError,

@@ -30,8 +30,9 @@ async def request_tasks(connection: HTTPConnection) -> RequestTasks:
     if unit is None:
         raise FastAPITasksLifespanError(
             "this app's lifespan never ran through ASGI, so nothing would end its tasks: in tests "
-            "write 'with TestClient(app) as client:' (app.router.lifespan_context(app) runs "
-            "inside of what add_tasks wraps, and does not count); on a server leave out "
+            "write 'with TestClient(app) as client:', or 'async with running(app):' of "
+            "fastapi_tasks.testing (app.router.lifespan_context(app) runs inside of what "
+            "add_tasks wraps, and does not count); on a server leave out "
             "lifespan='off'; for a mounted app call add_tasks on the outermost app"
         )
     unit.origin = scope  # what the endpoint sees; a middleware may pass on a copy

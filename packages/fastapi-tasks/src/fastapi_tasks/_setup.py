@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from typing import Unpack
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 from fastapi import FastAPI
 
 from fastapi_tasks._outcome import DISCONNECT_ERRORS, noting
-from fastapi_tasks.errors import FastAPITasksSetupError
+from fastapi_tasks.errors import FastAPITasksSetupError, FastAPITasksUninitializedAppError
 from taskcore.asgi import ASGIApp, TasksMiddleware
 from taskcore.spi import ScopeOptions
 
-_apps: WeakSet[FastAPI] = WeakSet()
+# What `add_tasks` has put around an app; `None` until the app is called for the first time.
+_apps: WeakKeyDictionary[FastAPI, ref[TasksMiddleware] | None] = WeakKeyDictionary()
 
 
 def add_tasks(app: FastAPI, **options: Unpack[ScopeOptions]) -> None:
@@ -56,11 +57,28 @@ def add_tasks(app: FastAPI, **options: Unpack[ScopeOptions]) -> None:
         handlers = app.exception_handlers
         app.exception_handlers = {kind: noting(handler) for kind, handler in handlers.items()}
         try:
-            return wrap(build())
+            middleware = wrap(build())
         finally:
             app.exception_handlers = handlers
+        _apps[app] = ref(middleware)
+        return middleware
 
     # Outermost, also of middleware that is added later: the moments are exact, and the
     # shutdown message is seen before any lifespan hears of it.
     app.build_middleware_stack = build_with_tasks  # type: ignore[method-assign]
-    _apps.add(app)
+    _apps[app] = None
+
+
+def middleware_of(app: FastAPI) -> TasksMiddleware | None:
+    """What `add_tasks` has put around `app`; `None` before the app is called.
+
+    Raises:
+        FastAPITasksUninitializedAppError: The app has no `add_tasks`.
+    """
+    if not isinstance(app, FastAPI) or app not in _apps:
+        raise FastAPITasksUninitializedAppError(
+            f"this {type(app).__name__} has no tasks: call add_tasks(app) after "
+            "app = FastAPI(...), and pass that app, the outermost one if it is mounted"
+        )
+    middleware = _apps[app]
+    return None if middleware is None else middleware()

@@ -258,10 +258,11 @@ class Task(Generic[P, T]):
                     "and was abandoned; the log says where it hangs"
                 )
             case TaskState.SKIPPED:
-                return TaskSkippedError(
-                    f"task '{self.name}' (id {self.id}) was skipped, because of how its unit "
-                    "of work ended; schedule it with task(when='always') to run it in any case"
+                why = self._outcome or (
+                    "because of how its unit of work ended; schedule it with "
+                    "task(when='always') to run it in any case"
                 )
+                return TaskSkippedError(f"task '{self.name}' (id {self.id}) was skipped, {why}")
             case _:
                 return TaskNotFinishedError(
                     f"task '{self.name}' (id {self.id}) is {self._state.value}; "

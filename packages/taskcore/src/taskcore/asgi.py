@@ -18,7 +18,7 @@ adapter: `unit.fail()`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias, Unpack, cast
 
 from taskcore._intake import current_scope_var
@@ -134,6 +134,11 @@ class TasksMiddleware:
         self._options: ScopeOptions = {"name": "app", **options}
         TaskScope(**self._options)  # so that a wrong option is refused here
         self._scopes: dict[asyncio.AbstractEventLoop, TaskScope] = {}
+
+    @property
+    def scopes(self) -> Mapping[asyncio.AbstractEventLoop, TaskScope]:
+        """The scope of each event loop on which the application's lifespan runs now."""
+        return self._scopes
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the lifespan."""

@@ -16,6 +16,7 @@ __all__ = [
     "InvalidCallError",
     "NoCurrentScopeError",
     "NoCurrentTaskError",
+    "NotIdleError",
     "ScopeClosedError",
     "TaskAbandonedError",
     "TaskCancelledError",
@@ -145,6 +146,23 @@ class TaskTimeoutError(TaskcoreError, TimeoutError):
     def __init__(self, message: str, timeout: float = 0.0) -> None:
         super().__init__(message, timeout)
         self.timeout = timeout
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NotIdleError(TaskcoreError, TimeoutError):
+    """A test waited until a scope is idle, and it was not in time.
+
+    Attributes:
+        timeout: The length that was allowed, in seconds.
+        tasks: The names of the tasks that had not ended.
+    """
+
+    def __init__(self, message: str, timeout: float = 0.0, tasks: tuple[str, ...] = ()) -> None:
+        super().__init__(message, timeout, tasks)
+        self.timeout = timeout
+        self.tasks = tasks
 
     def __str__(self) -> str:
         return str(self.args[0])
