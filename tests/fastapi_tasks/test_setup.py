@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi.responses import JSONResponse
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
@@ -110,6 +111,29 @@ async def test_options_reach_the_scope(journal: Journal) -> None:
     assert set(journal.events) == {"runs", "waits", "mail"}
     assert [event.kind for event in events].count("finished") == 4
     assert len(reports) == 1
+
+
+async def test_request_with_one_task_too_many(journal: Journal) -> None:
+    """L1, T6: a handler answers 503; what the request deferred is skipped, what began goes on."""
+    app = FastAPI()
+    add_tasks(app, limit=1, backlog=2)
+
+    @app.exception_handler(BacklogFullError)
+    async def answer_503(request: Request, error: BacklogFullError) -> JSONResponse:
+        return JSONResponse({"detail": "too busy"}, 503, {"Retry-After": "5"})
+
+    @app.get("/")
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.schedule(note, journal, "now")
+        tasks.after_response.schedule(note, journal, "success")
+        tasks.after_response.task(when="failure").schedule(note, journal, "failure")
+        tasks.schedule(note, journal, "too many")
+
+    async with Server(app) as server:
+        connection = await server.get("/")
+    assert connection.status == 503
+    assert (b"retry-after", b"5") in connection.sent[0]["headers"]
+    assert journal.events == ["now", "failure"]
 
 
 # -- several apps -------------------------------------------------------------------------------

@@ -272,6 +272,7 @@ class Traffic:
         ]
         self.answered: list[str] = []
         self.refused: list[str] = []
+        self.statuses: set[int] = set()
         for thread in self._threads:
             thread.start()
 
@@ -287,6 +288,7 @@ class Traffic:
                 connection.request("POST", path)
                 response = connection.getresponse()
                 body = response.read().decode()
+                self.statuses.add(response.status)
                 if not keep_alive:
                     connection.close()
             except ConnectionRefusedError:
