@@ -22,5 +22,5 @@ class FastAPITasksUninitializedAppError(FastAPITasksError, RuntimeError):
     """Tasks were asked for in an app without `add_tasks`, or outside of a request."""
 
 
-class FastAPITasksLifespanError(FastAPITasksError, RuntimeError):
+class FastAPITasksLifespanError(FastAPITasksUninitializedAppError):
     """Tasks were asked for in an app whose lifespan never ran."""
