@@ -16,6 +16,7 @@ from taskcore._drain import ON_DRAIN_TIME
 from taskcore._run import STOP_TIME
 from taskcore._scope import GRACE_PERIOD, SHIELD_TIMEOUT, THREADS
 from taskcore._task import MOVES
+from taskcore.spi import Instrument, ScopeEvent
 from tests.benchmarks.compare import NAMES, QUESTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -89,16 +90,23 @@ async def cancel_itself() -> None:
     raise asyncio.CancelledError
 
 
-def fail_at_finish(event: TaskEvent) -> None:
-    if event.kind == "finished":
-        raise ValueError
+class FailAtEnds(Instrument):
+    """Raises when a task has finished, and when its scope has closed."""
+
+    def __call__(self, event: TaskEvent) -> None:
+        if event.kind == "finished":
+            raise ValueError
+
+    def on_scope(self, event: ScopeEvent) -> None:
+        if event.state is ScopeState.CLOSED:
+            raise ValueError
 
 
 @pytest.mark.virtual
 async def test_log_lines_are_those_of_the_page(caplog: pytest.LogCaptureFixture) -> None:
     """I1, I3, S3: every line in operations.md is logged so, and no other line is."""
     caplog.set_level(logging.INFO, "taskcore")
-    async with TaskScope(observers=[fail_at_finish]) as first:
+    async with TaskScope(observers=[FailAtEnds()]) as first:
         await first.schedule(fail).wait()
         await first.task(on_error=fail).schedule(fail).wait()
         await first.schedule(cancel_itself).wait()

@@ -7,6 +7,7 @@ from taskcore._phase import Lifecycle, Phase
 from taskcore._run import check_cancelled, current_task
 from taskcore._scope import TaskScope, current_scope
 from taskcore._state import ScopeState, TaskState
+from taskcore._statistics import ScopeStatistics
 from taskcore._task import Task
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Lifecycle",
     "Phase",
     "ScopeState",
+    "ScopeStatistics",
     "Task",
     "TaskConfig",
     "TaskErrorHandler",

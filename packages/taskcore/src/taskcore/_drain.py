@@ -192,12 +192,14 @@ class Drain:
         scope = self._scope
         for task in self._unfinished():
             self.accepted(task)
+        scope._tell_state()
         while not scope._try_close():
             await self._pass_stages()
         self.report = DrainReport(
             **{state.value: tuple(entries) for state, entries in self._entries.items()},
             duration=self._loop.time() - self._began,
         )
+        scope._tell_state(self.report)
         await self._tell(self.report)
         self.is_over = True
         for waiter in self._waiters:
@@ -213,6 +215,7 @@ class Drain:
             if self._is_idle():
                 return
             scope._state = ScopeState.CANCELLING
+            scope._tell_state()
             self._settle_deferred()
             self._cancel(task for task in self._unfinished() if not task.config.shield)
         if scope._state is ScopeState.CANCELLING:
@@ -220,6 +223,7 @@ class Drain:
             if self._is_idle():
                 return
             scope._state = ScopeState.ABANDONING
+            scope._tell_state()
             self._cancel(self._unfinished())
         await self._wait(self._is_idle, lambda: math.inf)
 
@@ -266,6 +270,8 @@ class Drain:
                 self._settle(task)
 
     def _settle(self, task: AnyTask) -> None:
+        if task.done():
+            return  # an observer of the end of one before it cancelled it
         if task.config.shield and not self.refuses(task):
             self._scope._start_now(task)
         else:
@@ -278,8 +284,9 @@ class Drain:
         # Those that wait for a slot first, or each running one that ends would start one.
         tasks.sort(key=lambda task: task._runner is not None)
         for task in tasks:
-            self._stop_by[task] = stop_by
-            task._cancel()
+            if not task.done():  # else an observer of the end of one before it cancelled it
+                self._stop_by[task] = stop_by
+                task._cancel()
 
     def _abandon_overdue(self) -> None:
         now = self._loop.time()

@@ -1,38 +1,29 @@
-"""Which tasks a scope has: how one comes in, gets its slot, starts, and is let go of.
+"""How a task comes into a scope: checked, given its slot or its place, and written down.
 
 `TaskScope` adds the scope's life on top. Invariants:
-    - An accepted task is in `_tasks`, or in `_deferred` while it waits for its phase,
-      until it ends, and then in neither: a running task is strongly held, a finished
-      one not at all.
-    - Tasks may be accepted in any thread. The books, phases and ends of tasks are for the
-      scope's loop alone: what a thread accepts arrives there at the loop's next turn, and
-      the scope is not closed while one is on its way.
+    - Tasks may be accepted in any thread. What a thread accepts arrives in the books at
+      the loop's next turn, and the scope is not closed while one is on its way.
     - Nothing is accepted once the scope is closed, and while it drains only what comes
       from a shielded task that is being drained.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from abc import abstractmethod
 from asyncio import get_running_loop
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+from taskcore._books import Books
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
-from taskcore._children import ChildNotes
 from taskcore._config import TaskConfig
-from taskcore._lane import Lane
-from taskcore._observe import EventKind, Observer, TaskEvent, tell
 from taskcore._processes import pack
 from taskcore._run import Runner, current_root, inside_shield, run, start
 from taskcore._scheduler import Scheduler
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask, Task
-from taskcore._threads import ThreadPool, current_call
+from taskcore._threads import current_call
 from taskcore.errors import (
     ConfigValueError,
     ScopeClosedError,
@@ -40,7 +31,6 @@ from taskcore.errors import (
 )
 
 if TYPE_CHECKING:
-    from taskcore._drain import Drain
     from taskcore._phase import Lifecycle
 
 
@@ -48,76 +38,20 @@ current_scope_var: ContextVar[Intake | None] = ContextVar("taskcore_scope", defa
 """The scope of the context: the one that was entered in it last, or that of its task."""
 
 _OPEN = ScopeState.OPEN
-_DEFERRED, _WAITING, _SCHEDULED = TaskState.DEFERRED, TaskState.WAITING, TaskState.SCHEDULED
-_ABANDONED = TaskState.ABANDONED
+_DEFERRED, _SCHEDULED = TaskState.DEFERRED, TaskState.SCHEDULED
 _SHIELDED = TaskConfig(shield=True)
-_FINAL_EVENTS: dict[TaskState, EventKind] = {
-    TaskState.SKIPPED: "skipped",
-    TaskState.ABANDONED: "abandoned",
-}
 
 
-class Intake(Scheduler):
-    """The tasks of one scope."""
+class Intake(Books, Scheduler):
+    """What takes the tasks of one scope."""
 
-    __slots__ = (
-        "__weakref__",
-        "_children",
-        "_deferred",
-        "_door",
-        "_drain",
-        "_idle_waiters",
-        "_lane",
-        "_lanes",
-        "_loop",
-        "_name",
-        "_observers",
-        "_on_the_way",
-        "_pool_sizes",
-        "_pools",
-        "_state",
-        "_tasks",
-        "_timers",
-        "_watched",
-    )
+    __slots__ = ("_index", "_unit", "config")
 
-    def __init__(
-        self,
-        name: str,
-        config: TaskConfig,
-        lane: Lane | None,
-        lanes: Mapping[str, Lane],
-        observers: tuple[Observer, ...],
-        threads: int,
-        processes: int,
-    ) -> None:
+    def __init__(self, config: TaskConfig, *books: Any) -> None:
+        super().__init__(*books)
+        self.config = config
         self._unit = None
         self._index = 0
-        self._name = name
-        self.config = config
-        self._lane = lane
-        self._lanes = lanes
-        # Whether anyone but the books wants to know of an end: lanes, observers, a drain, or
-        # who waits until the scope is idle. One look, where most ends have nothing to tell.
-        self._watched = lane is not None or bool(lanes) or bool(observers)
-        self._observers = observers
-        self._state = ScopeState.NEW
-        self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
-        self._children: ChildNotes
-        self._tasks: dict[AnyTask, None] = {}
-        self._deferred: dict[AnyTask, Lifecycle] = {}
-        self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
-        self._door = threading.Lock()  # for the two lines below, which threads look at
-        self._on_the_way = 0  # tasks that threads have accepted, and the loop has not seen
-        self._idle_waiters: list[asyncio.Future[None]] = []
-        self._drain: Drain | None = None
-        self._pool_sizes = {"thread": threads, "process": processes}
-        self._pools: dict[str, ThreadPool] = {}
-
-    @property
-    def name(self) -> str:
-        """What logs call it."""
-        return self._name
 
     @property
     def _intake(self) -> Intake:  # type: ignore[override]
@@ -212,13 +146,19 @@ class Intake(Scheduler):
             return task
         if work is not None:
             work.close()
+        self._let_in(task, here, unit, index)
+        return task
+
+    def _let_in(self, task: AnyTask, here: bool, unit: Lifecycle | None, index: int) -> None:
+        """Let an accepted task arrive: now on the loop, from a thread at its next turn."""
         if task._context is None:
             task._context = copy_context()
+        if unit is not None:
+            task._phase = unit.phases[index]
         if here:
             self._arrive(task, unit, index)
         else:
             self._send(task, unit, index)
-        return task
 
     def _send(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
         """Let a task that a thread has accepted arrive on the loop."""
@@ -311,150 +251,8 @@ class Intake(Scheduler):
             "or open a scope of your own with 'async with TaskScope()'"
         )
 
-    def _find_lane(self, name: str | None) -> Lane | None:
-        if name is None:
-            return self._lane
-        lane = self._lanes.get(name)
-        if lane is None:
-            known = ", ".join(f"'{lane}'" for lane in self._lanes) or "none"
-            raise ConfigValueError(
-                f"lane={name!r} is unknown: scope '{self._name}' has {known}; "
-                f"add it with TaskScope(lanes={{{name!r}: limit}})"
-            )
-        return lane
-
     def _wrong_loop(self, what: str) -> WrongLoopError:
         return WrongLoopError(
             f"cannot {what}: scope '{self._name}' belongs to another event loop; call it there, "
             "or from a thread that runs no loop"
         )
-
-    def _is_here(self) -> bool:
-        try:
-            return get_running_loop() is self._loop
-        except RuntimeError:
-            return False
-
-    def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
-        """Call at once on the loop; from a thread, at the loop's next turn."""
-        if self._is_here():
-            call(*args)
-        else:
-            self._loop.call_soon_threadsafe(call, *args)
-
-    # -- starts and ends, on the loop ----------------------------------------------------
-
-    def _launch(self, task: AnyTask) -> None:
-        """Start a task that has its slot, unless it is too late."""
-        if self._drain is not None and self._drain.refuses(task):
-            task._finish(TaskState.CANCELLED)
-        else:
-            start(task)
-
-    def _phase_came(self, task: AnyTask) -> None:
-        """Start a deferred task, or let its delay begin. Its unit has let go of it."""
-        del self._deferred[task]
-        self._tasks[task] = None
-        if task.config._direct or task.config.delay is None:
-            self._admit(task)
-        else:
-            self._arm(task, task.config.delay)
-
-    def _start_now(self, task: AnyTask) -> None:
-        """Start a deferred task whose phase does not come any more, or whose delay is cut."""
-        self._let_go_of_deferred(task)
-        self._tasks[task] = None
-        self._admit(task)
-
-    def _arm(self, task: AnyTask, delay: float) -> None:
-        """Let the delay of a task begin."""
-        self._timers[task] = self._loop.call_later(delay, self._start_now, task)
-
-    def _admit(self, task: AnyTask) -> None:
-        """The moment of a deferred task has come: it starts, or waits for a slot."""
-        lane = self._lane_of(task)
-        task._state = _WAITING
-        if lane is None or lane.admit(task):
-            task._state = _SCHEDULED
-            self._launch(task)
-
-    def _lane_of(self, task: AnyTask) -> Lane | None:
-        return self._lane if task.config._direct else self._find_lane(task.config.lane)
-
-    def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
-        """Bring a task into a final state, and let go of it. The only way there is."""
-        before = task._state
-        if before is _ABANDONED:
-            return  # it ended after all, and has been reported
-        task._state = state
-        task._outcome = outcome
-        task._runner = None
-        task._context = None
-        if task._waiters is not None:
-            task._wake()
-        if before is _DEFERRED:
-            self._let_go_of_deferred(task)
-        self._tasks.pop(task, None)  # not there: deferred, or on its way from a thread
-        if not self._watched:
-            return
-        if self._lane is not None or self._lanes:
-            self._give_back(task, before)
-        if self._observers:
-            self._tell(_FINAL_EVENTS.get(state, "finished"), task)
-        if self._drain is not None:
-            self._drain.ended(task)
-        if self._idle_waiters and not self._tasks:
-            self._wake_idle_waiters()
-
-    def _let_go_of_deferred(self, task: AnyTask) -> None:
-        unit = self._deferred.pop(task, None)
-        if unit is not None:
-            unit._drop(task)
-        if (timer := self._timers.pop(task, None)) is not None:
-            timer.cancel()
-
-    def _give_back(self, task: AnyTask, before: TaskState) -> None:
-        """Give back the slot of a task, or its place in the queue, or its reservation."""
-        lane = self._lane_of(task)
-        if lane is None:
-            return
-        if before is _DEFERRED:
-            lane.cancel_reservation()
-        elif before is _WAITING:
-            lane.withdraw()
-        elif (heir := lane.release()) is not None:
-            heir._state = _SCHEDULED
-            self._launch(heir)
-
-    def _wake_idle_waiters(self) -> None:
-        waiters, self._idle_waiters = self._idle_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _tell(self, kind: EventKind, task: AnyTask) -> None:
-        tell(self._observers, TaskEvent(kind, task, self._loop.time()))
-
-    # -- the end ----------------------------------------------------------------------------
-
-    @abstractmethod
-    def _start_drain(self) -> None:
-        """Begin to drain, with the scope's own deadlines."""
-
-    def _try_close(self) -> bool:
-        """Close for good, unless there are tasks, or one is on its way from a thread."""
-        with self._door:
-            if self._tasks or self._deferred or self._on_the_way:
-                return False
-            self._state = ScopeState.CLOSED
-        self._children.leave()
-        for pool in self._pools.values():
-            pool.close()
-        return True
-
-    def _pool(self, kind: str) -> ThreadPool:
-        """The threads that run plain functions (`"thread"`) or drive worker processes."""
-        if kind not in self._pools:
-            name = f"{self._name}-{kind}"
-            self._pools[kind] = ThreadPool(self._pool_sizes[kind], self._loop, name)
-        return self._pools[kind]

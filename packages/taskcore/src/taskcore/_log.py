@@ -32,6 +32,7 @@ def facts(task: AnyTask) -> dict[str, object]:
         "task_name": task.name,
         "task_id": task.id,
         "task_function": name_of(task.func),
+        "phase": task.phase,
         "scope": task._scope.name,
     }
 

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from taskcore._config import TaskConfig
-from taskcore._scheduler import Scheduler
+from taskcore._scheduler import Configured
 from taskcore._state import TaskState
 from taskcore._task import AnyTask, Task
 from taskcore.errors import UnknownPhaseError
@@ -29,7 +29,7 @@ _DEFERRED = TaskState.DEFERRED
 current_unit_var: ContextVar[Lifecycle | None] = ContextVar("taskcore_unit", default=None)
 
 
-class Lifecycle(Scheduler):
+class Lifecycle(Configured):
     """One unit of work: a request, a message, a job. Made by `scope.lifecycle(...)`.
 
     Used as `async with scope.lifecycle("stored", "answered") as unit:`. The end of the
@@ -175,16 +175,19 @@ class Lifecycle(Scheduler):
         for task in tasks:
             if task._state is not _DEFERRED:
                 continue  # cancelled by the start of one before it, or started by the drain
-            when = task.config.when
-            if when == "always" or (when == "failure") == self._failed:
+            if self._wants(task.config):
                 self._intake._phase_came(task)
                 started = True
             else:
                 task._finish(TaskState.SKIPPED)
         return started
 
+    def _wants(self, config: TaskConfig) -> bool:
+        when = config.when
+        return when == "always" or (when == "failure") == self._failed
 
-class Phase(Scheduler):
+
+class Phase(Configured):
     """One named moment of a unit of work, to schedule on. Made by `unit.phase(name)`."""
 
     __slots__ = ()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable, Coroutine
+import itertools
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
 from functools import partial
@@ -139,9 +140,12 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
         task._began = scope._loop.time()
         task._state = _RUNNING
         if task._waiters is not None or scope._observers:
+            scope._enter(task)
             task._tell_begun()
     else:
         inside_shield.set(task if task.config.shield else None)
+        if scope._observers:
+            scope._enter(task)
     try:
         value = await work
     except BaseException as error:
@@ -210,8 +214,8 @@ def _is_foreign(task: AnyTask, error: asyncio.CancelledError) -> bool:
 async def _attempts(task: AnyTask) -> Any:
     retry = task.config.retry
     if retry is None:
-        return await _attempt(task, *task.args, **task.kwargs)
-    answer = retry(partial(_attempt, task), *task.args, **task.kwargs)
+        return await _limited(task, task.args, task.kwargs)
+    answer = retry(partial(_attempt, task, itertools.count(1)), *task.args, **task.kwargs)
     if not inspect.isawaitable(answer):
         raise ConfigTypeError(
             f"retry={retry!r} of task '{task.name}' returned {type(answer).__name__}, not an "
@@ -226,7 +230,15 @@ async def _attempts(task: AnyTask) -> Any:
     return await answer
 
 
-async def _attempt(task: AnyTask, /, *args: Any, **kwargs: Any) -> Any:
+async def _attempt(task: AnyTask, numbers: Iterator[int], /, *args: Any, **kwargs: Any) -> Any:
+    """What a retry calls, as often as it sees fit."""
+    number = next(numbers)
+    if number > 1 and task._scope._observers:
+        task._scope._tell("retried", task, number)
+    return await _limited(task, args, kwargs)
+
+
+async def _limited(task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     limiter = task.config.limiter
     if limiter is None:
         return await _timed(task, args, kwargs)

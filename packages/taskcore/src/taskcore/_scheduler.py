@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from taskcore._config import TaskConfig, TaskOptions
-from taskcore._task import AnyTask, Task
+from taskcore._task import Task
 from taskcore.errors import ConfigValueError
 
 if TYPE_CHECKING:
@@ -28,20 +28,11 @@ class Scheduler:
         config: The settings of what is scheduled here.
     """
 
-    __slots__ = ("_index", "_intake", "_unit", "config")
+    __slots__ = ()
     _intake: Intake
     _unit: Lifecycle | None
     _index: int
     config: TaskConfig
-
-    def __init__(
-        self, intake: Intake, config: TaskConfig, unit: Lifecycle | None = None, index: int = 0
-    ) -> None:
-        """Schedule on `intake`: at once, or when the phase `index` of `unit` comes."""
-        self._intake = intake
-        self._unit = unit
-        self._index = index
-        self.config = config
 
     @overload
     def schedule(
@@ -77,7 +68,7 @@ class Scheduler:
         """
         return self._intake._accept(func, args, kwargs, self.config, self._unit, self._index)
 
-    def task(self, **options: Unpack[TaskOptions]) -> Scheduler:
+    def task(self, **options: Unpack[TaskOptions]) -> Configured:
         """Set options for what is scheduled next: `scope.task(shield=True).schedule(save)`.
 
         Args:
@@ -95,4 +86,19 @@ class Scheduler:
                 "once; write phase.task(when=...), such as tasks.after_response.task(when=...) "
                 "or unit.phase('...').task(when=...)"
             )
-        return Scheduler(self._intake, self.config.refine(**options), self._unit, self._index)
+        return Configured(self._intake, self.config.refine(**options), self._unit, self._index)
+
+
+class Configured(Scheduler):
+    """A scheduler on a scope, or on a phase of a unit of work, with settings of its own."""
+
+    __slots__ = ("_index", "_intake", "_unit", "config")
+
+    def __init__(
+        self, intake: Intake, config: TaskConfig, unit: Lifecycle | None = None, index: int = 0
+    ) -> None:
+        """Schedule on `intake`: at once, or when the phase `index` of `unit` comes."""
+        self._intake: Intake = intake
+        self._unit: Lifecycle | None = unit
+        self._index: int = index
+        self.config: TaskConfig = config

@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import os
 from asyncio import get_running_loop
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import Any, TypedDict, cast
@@ -27,6 +27,7 @@ from taskcore._observe import Observer
 from taskcore._phase import Lifecycle
 from taskcore._run import current_root
 from taskcore._state import ScopeState
+from taskcore._statistics import ScopeStatistics, take_statistics
 from taskcore.errors import (
     ConfigTypeError,
     ConfigValueError,
@@ -56,7 +57,7 @@ class ScopeOptions(TypedDict, total=False):
     threads: int
     processes: int | None
     lanes: Mapping[str, int] | None
-    observers: Iterable[Observer]
+    observers: Collection[Observer]
     on_drain: OnDrain | None
 
 
@@ -79,7 +80,8 @@ class TaskScope(Intake):
         processes: Most worker processes for `run_in="process"`; `None` is one per processor.
         lanes: Names and limits of lanes: tasks with `lane="mail"` count against the limit
             of that lane alone. Each lane has a backlog of its own, as long as `backlog`.
-        observers: Called on the loop with a `TaskEvent` for what happens to tasks.
+        observers: Called on the loop with a `TaskEvent` for what happens to tasks. A
+            `taskcore.spi.Instrument` among them hears of the scope's states as well.
         on_drain: Called with the `DrainReport` when a drain has ended, sync or async;
             without it, a summary is logged.
 
@@ -95,8 +97,6 @@ class TaskScope(Intake):
         Defaults and order of steps: docs/design.md.
     """
 
-    __slots__ = ("_grace_period", "_on_drain", "_shield_timeout", "_token")
-
     def __init__(
         self,
         *,
@@ -109,7 +109,7 @@ class TaskScope(Intake):
         threads: int = THREADS,
         processes: int | None = None,
         lanes: Mapping[str, int] | None = None,
-        observers: Iterable[Observer] = (),
+        observers: Collection[Observer] = (),
         on_drain: OnDrain | None = None,
     ) -> None:
         """Make a scope; it opens at `async with`."""
@@ -126,6 +126,8 @@ class TaskScope(Intake):
             raise ConfigValueError(
                 f"backlog={backlog} without a limit: no task would ever wait; pass limit=... too"
             )
+        if not isinstance(observers, Collection):
+            raise ConfigTypeError(f"observers={observers!r} is no list; pass [function, ...]")
         observers = tuple(observers)
         for observer in observers:
             if not callable(observer):
@@ -136,10 +138,11 @@ class TaskScope(Intake):
             raise ConfigTypeError(
                 f"on_drain={on_drain!r} cannot be called; pass a function(report)"
             )
+        self._named = bool(name)  # else the name tells nothing: instruments leave it out
         name = name or f"scope-{next(_numbers)}"
         super().__init__(
-            name,
             config or TaskConfig(),
+            name,
             None if limit is None else Lane(None, limit, backlog, name),
             {lane: Lane(lane, most, backlog, name) for lane, most in (lanes or {}).items()},
             observers,
@@ -162,6 +165,18 @@ class TaskScope(Intake):
         """Name, state and how many tasks it has."""
         return f"<TaskScope '{self._name}' {self._state.value}, {len(self._tasks)} tasks>"
 
+    def statistics(self) -> ScopeStatistics:
+        """Count what it has: tasks by state, lanes, threads and processes.
+
+        May be called from any thread, and at any time of the scope's life. On the loop the
+        figures are of one moment; in a thread, tasks go on while they are counted. Takes
+        time in proportion to the tasks that have not ended.
+
+        Returns:
+            A snapshot, which later events do not change.
+        """
+        return take_statistics(self)
+
     # -- its life -----------------------------------------------------------------------
 
     async def __aenter__(self) -> TaskScope:
@@ -181,6 +196,7 @@ class TaskScope(Intake):
         self._children = note_children(self._loop)
         self._state = ScopeState.OPEN
         self._token = self._make_current()
+        self._tell_state()
         return self
 
     async def __aexit__(

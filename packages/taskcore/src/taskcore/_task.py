@@ -67,8 +67,12 @@ class Home(Protocol):
         """Begin to drain, with the scope's own deadlines."""
         ...
 
-    def _tell(self, kind: Any, task: Task[..., Any]) -> None:
+    def _tell(self, kind: Any, task: Task[..., Any], attempt: int | None = None) -> None:
         """Give an event to the observers."""
+        ...
+
+    def _enter(self, task: Task[..., Any]) -> None:
+        """Let the instruments among the observers into the context of a task."""
         ...
 
     def _end(self, task: Task[..., Any], state: TaskState, outcome: Any) -> None:
@@ -134,6 +138,7 @@ class Task(Generic[P, T]):
         "_id",
         "_kwargs",
         "_outcome",
+        "_phase",
         "_runner",
         "_scope",
         "_state",
@@ -146,6 +151,7 @@ class Task(Generic[P, T]):
     func: Callable[P, Any]
     args: tuple[Any, ...]
     config: TaskConfig
+    _phase: str
 
     def __init__(
         self,
@@ -186,6 +192,11 @@ class Task(Generic[P, T]):
     def name(self) -> str:
         """`config.name`, or the function's qualified name."""
         return self.config.name or name_of(self.func)
+
+    @property
+    def phase(self) -> str | None:
+        """The phase that it was scheduled on; `None` if it was on none."""
+        return getattr(self, "_phase", None)  # set where there is one, as most have none
 
     @property
     def state(self) -> TaskState:

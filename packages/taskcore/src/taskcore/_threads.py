@@ -109,6 +109,12 @@ class ThreadPool:
         """Workers that are not idle, abandoned ones left out."""
         return self._threads - self._idle
 
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a worker."""
+        with self._changed:
+            return sum(call.state is CallState.QUEUED for call in self._calls)
+
     def submit(
         self,
         func: Callable[[], Any],

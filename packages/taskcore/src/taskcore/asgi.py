@@ -23,7 +23,7 @@ from typing import Any, TypeAlias, Unpack, cast
 
 from taskcore._intake import current_scope_var
 from taskcore._phase import Lifecycle, Phase, current_unit_var
-from taskcore._scheduler import Scheduler
+from taskcore._scheduler import Configured
 from taskcore._scope import ScopeOptions, TaskScope
 from taskcore.errors import NoCurrentScopeError
 
@@ -52,7 +52,7 @@ UNIT = "taskcore.unit"
 _PHASES = (AFTER_ROUTE, AFTER_RESPONSE)
 
 
-class RequestTasks(Scheduler):
+class RequestTasks(Configured):
     """Schedules tasks at the three moments of one request.
 
     `tasks.schedule(f)` starts at once, `tasks.after_route.schedule(f)` when the endpoint

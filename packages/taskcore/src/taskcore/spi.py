@@ -10,20 +10,26 @@ from __future__ import annotations
 
 from taskcore._config import Limiter, Retry, RunIn, TaskOptions, When
 from taskcore._drain import OnDrain
-from taskcore._observe import EventKind, Observer
+from taskcore._observe import EventKind, Instrument, Observer, ScopeEvent
 from taskcore._phase import Lifecycle, current_unit_var
-from taskcore._scheduler import Scheduler
+from taskcore._scheduler import Configured, Scheduler
 from taskcore._scope import ScopeOptions, TaskScope
+from taskcore._statistics import LaneStatistics, PoolStatistics
 
 __all__ = [
+    "Configured",
     "EventKind",
+    "Instrument",
+    "LaneStatistics",
     "Lifecycle",
     "Limiter",
     "Observer",
     "OnDrain",
+    "PoolStatistics",
     "Retry",
     "RunIn",
     "Scheduler",
+    "ScopeEvent",
     "ScopeOptions",
     "TaskOptions",
     "TaskScope",

@@ -162,7 +162,7 @@ def run_deferred(target: TaskScope | Lifecycle | Phase) -> list[AnyTask]:
 
 def _unit_of(target: Lifecycle | Phase) -> Lifecycle:
     if isinstance(target, Phase):
-        return target._unit
+        return target._of
     if isinstance(target, Lifecycle):
         return target
     raise _no_scope(target)
@@ -177,7 +177,7 @@ def _start_waiting(target: TaskScope | Lifecycle | Phase) -> list[AnyTask]:
     started: list[AnyTask] = []
     for task in waiting:
         if task.state is TaskState.DEFERRED:  # else cancelled by the start of one before it
-            cast("TaskScope", task._scope)._start_deferred(task, now=True)
+            cast("TaskScope", task._scope)._start_now(task)
             started.append(task)
     return started
 

@@ -1,0 +1,233 @@
+"""Which tasks a scope has: how one that was accepted starts, and how it is let go of.
+
+Invariants:
+    - An accepted task is in `_tasks`, or in `_deferred` while it waits for its phase,
+      until it ends, and then in neither: a running task is strongly held, a finished
+      one not at all.
+    - The books, phases and ends of tasks are for the scope's loop alone. The lines beside
+      `_door` are all that other threads touch, under that lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import abstractmethod
+from asyncio import get_running_loop
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from taskcore._children import ChildNotes
+from taskcore._lane import Lane
+from taskcore._observe import Observed, Observer
+from taskcore._run import start
+from taskcore._state import ScopeState, TaskState
+from taskcore._task import AnyTask
+from taskcore._threads import ThreadPool
+from taskcore.errors import ConfigValueError
+
+if TYPE_CHECKING:
+    from taskcore._drain import Drain
+    from taskcore._phase import Lifecycle
+
+_DEFERRED, _WAITING, _SCHEDULED = TaskState.DEFERRED, TaskState.WAITING, TaskState.SCHEDULED
+_ABANDONED, _SUCCEEDED = TaskState.ABANDONED, TaskState.SUCCEEDED
+
+
+class Books(Observed):
+    """The tasks of one scope, from their start to their end."""
+
+    __slots__ = (
+        "_children",
+        "_deferred",
+        "_door",
+        "_drain",
+        "_idle_waiters",
+        "_lane",
+        "_lanes",
+        "_loop",
+        "_name",
+        "_on_the_way",
+        "_pool_sizes",
+        "_pools",
+        "_tasks",
+        "_timers",
+        "_watched",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        lane: Lane | None,
+        lanes: Mapping[str, Lane],
+        observers: tuple[Observer, ...],
+        threads: int,
+        processes: int,
+    ) -> None:
+        super().__init__(observers)
+        self._name = name
+        self._lane = lane
+        self._lanes = lanes
+        # Whether anyone but the books wants to know of an end: lanes, observers, a drain, or
+        # who waits until the scope is idle. One look, where most ends have nothing to tell.
+        self._watched = lane is not None or bool(lanes) or bool(observers)
+        self._state = ScopeState.NEW
+        self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
+        self._children: ChildNotes
+        self._tasks: dict[AnyTask, None] = {}
+        self._deferred: dict[AnyTask, Lifecycle] = {}
+        self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
+        self._door = threading.Lock()  # for the two lines below, which threads look at
+        self._on_the_way: int = 0  # tasks that threads have accepted, and the loop has not seen
+        self._idle_waiters: list[asyncio.Future[None]] = []
+        self._drain: Drain | None = None
+        self._pool_sizes = {"thread": threads, "process": processes}
+        self._pools: dict[str, ThreadPool] = {}
+
+    @property
+    def name(self) -> str:
+        """What logs call it."""
+        return self._name
+
+    def _is_here(self) -> bool:
+        try:
+            return get_running_loop() is self._loop
+        except RuntimeError:
+            return False
+
+    def _on_loop(self, call: Callable[..., object], *args: Any) -> None:
+        """Call at once on the loop; from a thread, at the loop's next turn."""
+        if self._is_here():
+            call(*args)
+        else:
+            self._loop.call_soon_threadsafe(call, *args)
+
+    def _find_lane(self, name: str | None) -> Lane | None:
+        if name is None:
+            return self._lane
+        lane = self._lanes.get(name)
+        if lane is None:
+            known = ", ".join(f"'{lane}'" for lane in self._lanes) or "none"
+            raise ConfigValueError(
+                f"lane={name!r} is unknown: scope '{self._name}' has {known}; "
+                f"add it with TaskScope(lanes={{{name!r}: limit}})"
+            )
+        return lane
+
+    # -- starts and ends, on the loop ----------------------------------------------------
+
+    def _launch(self, task: AnyTask) -> None:
+        """Start a task that has its slot, unless it is too late."""
+        if self._drain is not None and self._drain.refuses(task):
+            task._finish(TaskState.CANCELLED)
+        else:
+            start(task)
+
+    def _phase_came(self, task: AnyTask) -> None:
+        """Start a deferred task, or let its delay begin. Its unit has let go of it."""
+        del self._deferred[task]
+        self._tasks[task] = None
+        if task.config._direct or task.config.delay is None:
+            self._admit(task)
+        else:
+            self._arm(task, task.config.delay)
+
+    def _start_now(self, task: AnyTask) -> None:
+        """Start a deferred task whose phase does not come any more, or whose delay is cut."""
+        self._let_go_of_deferred(task)
+        self._tasks[task] = None
+        self._admit(task)
+
+    def _arm(self, task: AnyTask, delay: float) -> None:
+        """Let the delay of a task begin."""
+        self._timers[task] = self._loop.call_later(delay, self._start_now, task)
+
+    def _admit(self, task: AnyTask) -> None:
+        """The moment of a deferred task has come: it starts, or waits for a slot."""
+        lane = self._lane_of(task)
+        task._state = _WAITING
+        if lane is None or lane.admit(task):
+            task._state = _SCHEDULED
+            self._launch(task)
+
+    def _lane_of(self, task: AnyTask) -> Lane | None:
+        return self._lane if task.config._direct else self._find_lane(task.config.lane)
+
+    def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
+        """Bring a task into a final state, and let go of it. The only way there is."""
+        before = task._state
+        if before is _ABANDONED:
+            return  # it ended after all, and has been reported
+        task._state = state
+        task._outcome = outcome
+        task._runner = None
+        task._context = None
+        if state is _SUCCEEDED:
+            self._succeeded += 1
+        else:
+            self._ended_otherwise[state] += 1
+        if task._waiters is not None:
+            task._wake()
+        if before is _DEFERRED:
+            self._let_go_of_deferred(task)
+        self._tasks.pop(task, None)  # not there: deferred, or on its way from a thread
+        if not self._watched:
+            return
+        if self._lane is not None or self._lanes:
+            self._give_back(task, before)
+        if self._observers:
+            self._tell_end(task)
+        if self._drain is not None:
+            self._drain.ended(task)
+        if self._idle_waiters and not self._tasks:
+            self._wake_idle_waiters()
+
+    def _let_go_of_deferred(self, task: AnyTask) -> None:
+        unit = self._deferred.pop(task, None)
+        if unit is not None:
+            unit._drop(task)
+        if (timer := self._timers.pop(task, None)) is not None:
+            timer.cancel()
+
+    def _give_back(self, task: AnyTask, before: TaskState) -> None:
+        """Give back the slot of a task, or its place in the queue, or its reservation."""
+        lane = self._lane_of(task)
+        if lane is None:
+            return
+        if before is _DEFERRED:
+            lane.cancel_reservation()
+        elif before is _WAITING:
+            lane.withdraw()
+        elif (heir := lane.release()) is not None:
+            heir._state = _SCHEDULED
+            self._launch(heir)
+
+    def _wake_idle_waiters(self) -> None:
+        waiters, self._idle_waiters = self._idle_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- the end ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def _start_drain(self) -> None:
+        """Begin to drain, with the scope's own deadlines."""
+
+    def _try_close(self) -> bool:
+        """Close for good, unless there are tasks, or one is on its way from a thread."""
+        with self._door:
+            if self._tasks or self._deferred or self._on_the_way:
+                return False
+            self._state = ScopeState.CLOSED
+        self._children.leave()
+        for pool in self._pools.values():
+            pool.close()
+        return True
+
+    def _pool(self, kind: str) -> ThreadPool:
+        """The threads that run plain functions (`"thread"`) or drive worker processes."""
+        if kind not in self._pools:
+            name = f"{self._name}-{kind}"
+            self._pools[kind] = ThreadPool(self._pool_sizes[kind], self._loop, name)
+        return self._pools[kind]
