@@ -37,6 +37,8 @@ LAYERS = {
     "__init__": 11,
     "testing": 11,
     "pytest_plugin": 11,
+    "otel": 11,
+    "prometheus": 11,
 }
 
 # Documented by Python for use as they are, underscore and all.
@@ -47,6 +49,8 @@ DOCUMENTED = {"asyncio._register_task", "asyncio._unregister_task", "sys._curren
 THIRD_PARTY = {
     "taskcore": set[str](),
     "taskcore.pytest_plugin": {"pytest", "pytest_asyncio"},
+    "taskcore.otel": {"opentelemetry"},
+    "taskcore.prometheus": {"prometheus_client"},
     "fastapi_tasks": {"fastapi", "starlette", "taskcore", "typing_extensions"},
     "fastapi_tasks.testing": {"anyio", "fastapi", "taskcore"},  # anyio is Starlette's own
 }
