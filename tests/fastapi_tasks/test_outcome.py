@@ -572,6 +572,23 @@ async def test_client_leaves_a_stream_and_sending_raises(app: FastAPI, journal: 
     assert ran(journal) == SUCCESS
 
 
+async def test_client_leaves_before_the_response_and_sending_raises(
+    app: FastAPI, journal: Journal
+) -> None:
+    """T6: nor is it one where the whole response could not be sent."""
+
+    @app.get("/")
+    async def endpoint(tasks: Tasks) -> None:
+        schedule_each(tasks, journal)
+
+    async with Server(app, journal) as server:
+        connection = server.open("/")
+        connection.lose()
+        with pytest.raises(OSError, match="gone"):
+            await connection.call
+    assert ran(journal) == SUCCESS
+
+
 @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
 async def test_client_leaves_behind_middleware(
     app: FastAPI, journal: Journal, spec_version: str

@@ -25,7 +25,7 @@ import fastapi
 from fastapi import WebSocketDisconnect
 from starlette.requests import ClientDisconnect
 
-from taskcore.asgi import UNIT
+from taskcore.asgi import LOST, UNIT
 from taskcore.spi import Lifecycle
 
 logger = logging.getLogger("fastapi_tasks")
@@ -112,7 +112,7 @@ def watch(unit: Lifecycle) -> None:
         traceback: TracebackType | None,
     ) -> None:
         # A cancellation here may come after the whole response: the ASGI layer judges it.
-        if not isinstance(error, asyncio.CancelledError):
+        if not isinstance(error, asyncio.CancelledError) and error is not scope.get(LOST):
             endpoint_left(kind, error, traceback)
 
     function_stack.push(endpoint_left)

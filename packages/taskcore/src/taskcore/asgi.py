@@ -30,6 +30,7 @@ from taskcore.errors import NoCurrentScopeError
 __all__ = [
     "AFTER_RESPONSE",
     "AFTER_ROUTE",
+    "LOST",
     "UNIT",
     "RequestTasks",
     "TasksMiddleware",
@@ -48,6 +49,9 @@ AFTER_RESPONSE = "after_response"
 """The phase that is reached when the response has gone out."""
 UNIT = "taskcore.unit"
 """Key of the ASGI scope: the request's `Lifecycle`; `None` if the lifespan never ran."""
+
+LOST = "taskcore.lost"
+"""Key of the ASGI scope: what the server raised when it could not send, which is no failure."""
 
 _PHASES = (AFTER_ROUTE, AFTER_RESPONSE)
 
@@ -176,6 +180,7 @@ class TasksMiddleware:
             current_unit_var.reset(unit_token)
             current_scope_var.reset(scope_token)
             scope[UNIT] = outer  # or each request would leave a cycle behind
+            unit.origin.pop(LOST, None)
             unit.close()
 
 
@@ -203,7 +208,7 @@ class _Exchange:
         try:
             await self._send(message)
         except OSError as error:
-            self._lost = error
+            self._lost = self._unit.origin[LOST] = error
             raise
 
     def excuses(
