@@ -191,7 +191,7 @@ async def limited(peer: str) -> str:
             await done(ways.now(work))
 
     await Site(peer, use, {"limit": 2}).run()
-    return YES if most == 2 else NO
+    return YES if most == 2 else NO  # pyright: ignore[reportUnnecessaryComparison] (nonlocal)
 
 
 async def plain(peer: str) -> str:

@@ -34,7 +34,7 @@ def hot_path(result: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 def creep(result: dict[str, Any], python: str) -> list[str]:
     """What costs more than the baseline allows, a line each."""
-    baseline = json.loads(FILE.read_text()) if FILE.exists() else {}
+    baseline: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
     now = hot_path(result)
     if not now:
         return []
@@ -52,7 +52,7 @@ def creep(result: dict[str, Any], python: str) -> list[str]:
 
 def accept(result: dict[str, Any], python: str) -> None:
     """Make what was measured the baseline of this Python."""
-    baseline = json.loads(FILE.read_text()) if FILE.exists() else {}
+    baseline: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
     baseline[_key(python)] = hot_path(result)
     FILE.write_text(json.dumps(baseline, indent=2) + "\n")
 

@@ -151,8 +151,9 @@ def figures(result: dict[str, Any], where: str) -> list[Figure]:
 def rows(result: dict[str, Any]) -> list[Row]:
     """A table: bytes per task."""
     traced = result["traced"]
-    return [("a task that", "bytes", "in bare tasks")] + [
-        (kind, f"{size:,.0f}", f"{size / traced[BARE]:.2f}") for kind, size in traced.items()
+    return [
+        ("a task that", "bytes", "in bare tasks"),
+        *((kind, f"{size:,.0f}", f"{size / traced[BARE]:.2f}") for kind, size in traced.items()),
     ]
 
 

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from tests.benchmarks.environments import PEERS, ROOT, make, variables
@@ -48,7 +48,7 @@ def serve(name: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def server(python: str, name: str) -> Iterator[int]:
+def server(python: str, name: str) -> Generator[int]:
     """Start a server, wait until it answers, and end it; gives its port."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

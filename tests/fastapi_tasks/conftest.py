@@ -1,5 +1,6 @@
 """What the adapter's tests start from."""
 
+import importlib
 import warnings
 
 import pytest
@@ -11,7 +12,7 @@ from tests.helpers import Journal
 with warnings.catch_warnings():
     # Starlette 0.50, the oldest supported one, uses a name that anyio deprecates by now.
     warnings.simplefilter("ignore", DeprecationWarning)
-    import starlette.testclient  # noqa: F401 (once here, so that test modules can import it)
+    importlib.import_module("starlette.testclient")  # so that test modules can import it
 
 
 @pytest.fixture

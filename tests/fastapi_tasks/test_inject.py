@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any, get_type_hints
@@ -505,7 +505,7 @@ async def test_current_tasks_in_a_unit_of_the_core() -> None:
     """I7: nor has the lifespan a request, and a unit of the core's is none either."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with current_scope().lifecycle("stored"):
             with pytest.raises(FastAPITasksUninitializedAppError, match="current_scope"):
                 current_tasks()

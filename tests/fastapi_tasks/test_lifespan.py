@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -30,7 +30,7 @@ async def test_scope_is_open_during_start_up_and_teardown(journal: Journal) -> N
         journal.add("task of teardown ends")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         await current_scope().schedule(note, journal, "task of start-up")
         journal.add("start-up")
         yield
@@ -55,7 +55,7 @@ async def test_drain_comes_before_every_teardown(journal: Journal) -> None:
 
     def make_lifespan(name: str) -> object:
         @asynccontextmanager
-        async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
             yield
             journal.add(f"teardown of {name}")
 
@@ -67,7 +67,7 @@ async def test_drain_comes_before_every_teardown(journal: Journal) -> None:
     add_tasks(mounted)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(mounted.router.lifespan_context(mounted))
             yield
@@ -104,7 +104,7 @@ async def test_grace_period_and_shield_at_shutdown(journal: Journal) -> None:
     tasks_of: list[Task[..., object]] = []
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
         journal.add(("teardown", asyncio.get_running_loop().time()))
 
@@ -164,7 +164,7 @@ async def test_start_up_fails(journal: Journal) -> None:
         journal.add("task ends")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         current_scope().schedule(work)
         asyncio.get_running_loop().call_soon(release.set)
         raise Problem
@@ -183,15 +183,16 @@ async def test_teardown_fails(journal: Journal) -> None:
     """S4: tasks of a teardown that fails are drained as well."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
         current_scope().schedule(note, journal, "task of teardown")
         raise Problem
 
     app = FastAPI(lifespan=lifespan)
     add_tasks(app)
+    server = Server(app)
     with pytest.raises(Problem):
-        async with Server(app) as server:
+        async with server:
             journal.add("serving")
     assert journal.events == ["serving", "task of teardown"]
     assert server.lifespan.sent[-1]["type"] == "lifespan.shutdown.failed"
@@ -201,7 +202,7 @@ async def test_lifespan_state(journal: Journal) -> None:
     """State that a lifespan yields reaches the server as without tasks."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, str]]:
         yield {"pool": "open"}
 
     app = FastAPI(lifespan=lifespan)
@@ -223,7 +224,7 @@ async def test_shielded_task_finds_its_pool_open(journal: Journal) -> None:
     release = threading.Event()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         pool["open"] = True
         yield
         pool["open"] = False

@@ -863,11 +863,11 @@ async def test_exception_handler_that_is_an_object(journal: Journal) -> None:
     add_tasks(app)
 
     class Answer:
-        async def __call__(self, request: Request, error: Problem) -> Response:
+        async def __call__(self, request: Request, error: Exception) -> Response:
             schedule_each(current_tasks(), journal)
             return Response(status_code=418)
 
-    async def answer(status: int, request: Request, error: KeyError) -> Response:
+    async def answer(status: int, request: Request, error: Exception) -> Response:
         schedule_each(current_tasks(), journal)
         return Response(status_code=status)
 

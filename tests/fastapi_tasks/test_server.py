@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -79,7 +79,7 @@ class Uvicorn:
 
 
 @contextmanager
-def uvicorn(loop: str) -> Iterator[Uvicorn]:
+def uvicorn(loop: str) -> Generator[Uvicorn]:
     pytest.importorskip(loop)
     server = Uvicorn(loop)
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -120,7 +120,7 @@ def accept(scheduler: Scheduler, key: str, func: Any, seconds: float = 0.0) -> N
 
 
 @asynccontextmanager
-async def router_lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def router_lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Tell when the router's resources go away."""
     try:
         yield
@@ -129,7 +129,7 @@ async def router_lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def mounted_lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def mounted_lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Tell when those of the mounted application go away."""
     try:
         yield
@@ -138,7 +138,7 @@ async def mounted_lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     """Run the mounted application's lifespan inside ours; schedule a task in both halves."""
     accept(current_scope(), "start-up-shielded", work)
     try:

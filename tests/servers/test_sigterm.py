@@ -7,6 +7,7 @@ import os
 import random
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def test_sigterm_in_the_middle_of_traffic(name: str, rounds: int, tmp_path: Path
         pytest.skip(f"{KINDS[name].needs} is not installed")
     first = int(os.environ.get("SEED", "0")) or random.randrange(1, 2**32)
     with ThreadPoolExecutor(2) as pool:
-        for figures in pool.map(
-            lambda seed: run_round(name, seed, tmp_path / str(seed)), range(first, first + rounds)
-        ):
+        seeds = range(first, first + rounds)
+        folders = (tmp_path / str(seed) for seed in seeds)
+        for figures in pool.map(partial(run_round, name), seeds, folders):
             print(name, figures)
 
 

@@ -36,9 +36,9 @@ Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 Handler = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-START = {"type": "http.response.start", "status": 200, "headers": []}
-CHUNK = {"type": "http.response.body", "body": b"a", "more_body": True}
-LAST = {"type": "http.response.body", "body": b""}
+START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
+CHUNK: dict[str, Any] = {"type": "http.response.body", "body": b"a", "more_body": True}
+LAST: dict[str, Any] = {"type": "http.response.body", "body": b""}
 
 SUCCESS = ["route success", "route always", "response success", "response always"]
 FAILURE = ["route failure", "route always", "response failure", "response always"]

@@ -1,5 +1,8 @@
 """What can be scheduled, what is refused at the call, and what the refusal says to write."""
 
+# Nobody can annotate a lambda.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """Settings of a task and of a scope: defaults, merging, and what makes no sense."""
 
+# Nobody can annotate a lambda.
+# pyright: reportUnknownLambdaType=false, reportUnknownArgumentType=false
+
 from __future__ import annotations
 
 import asyncio
@@ -60,7 +63,7 @@ def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.timeout = 6  # type: ignore[misc]  # what is refused
     with pytest.raises(dataclasses.FrozenInstanceError):
-        del config.timeout
+        del config.timeout  # pyright: ignore[reportAttributeAccessIssue]  # what is refused
     assert dataclasses.replace(config, name="slow") == TaskConfig(timeout=5, name="slow")
 
 

@@ -65,7 +65,11 @@ async def test_context_of_a_calling_thread() -> None:
         def schedule() -> list[Task[..., str]]:
             user.set("thread")
             targets = (scope, unit.phase("end"), scope.task(timeout=60))
-            return [target.schedule(func) for target in targets for func in (who, who_in_thread)]
+            return [
+                task
+                for target in targets
+                for task in (target.schedule(who), target.schedule(who_in_thread))
+            ]
 
         user.set("loop")
         tasks = await asyncio.to_thread(schedule)

@@ -7,7 +7,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -74,7 +74,7 @@ async def ignore(task: object, error: Exception) -> None:
 
 
 @asynccontextmanager
-async def drained(**options: Any) -> AsyncIterator[TaskScope]:
+async def drained(**options: Any) -> AsyncGenerator[TaskScope]:
     """An entered scope that the test drains itself, without the end of a block."""
     scope = TaskScope(**options)
     await scope.__aenter__()

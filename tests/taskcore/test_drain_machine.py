@@ -282,7 +282,7 @@ class Job:
     shield: bool = False
     task: AnyTask | None = None  # once `schedule` has returned
     asked: bool = False  # somebody who may do so has asked it to stop
-    ends: list[TaskState] = field(default_factory=list)
+    ends: list[TaskState] = field(default_factory=list[TaskState])
 
 
 class DrainMachine(RuleBasedStateMachine):
@@ -375,6 +375,8 @@ class DrainMachine(RuleBasedStateMachine):
                 self.accept(unit.phase("end"), Job("finish"))
                 self.accept(unit.phase("end"), Job("finish", shield=True))
                 await asyncio.sleep(job.seconds)
+            case _:
+                raise AssertionError(job.work)
 
     def work_in_thread(self, job: Job) -> None:
         match job.work:
@@ -382,6 +384,8 @@ class DrainMachine(RuleBasedStateMachine):
                 self.released.wait()
             case "follow up in thread":
                 self.accept(self.scope, Job("finish"))
+            case _:
+                raise AssertionError(job.work)
 
     async def handle(self, task: AnyTask, error: Exception) -> None:
         if task.args[0].work == "hanging handler":
@@ -556,7 +560,8 @@ class DrainMachine(RuleBasedStateMachine):
             assert task.done()
             assert job.ends == [task.state]
         self.leave.set()
-        ends = await asyncio.gather(self.owner, *self.drains, return_exceptions=True)
+        asked: list[asyncio.Task[Any]] = [self.owner, *self.drains]
+        ends: list[object] = await asyncio.gather(*asked, return_exceptions=True)
         assert {type(end) for end in ends} <= {
             *(type(None), DrainReport, LookupError, asyncio.CancelledError)
         }
@@ -568,7 +573,7 @@ class DrainMachine(RuleBasedStateMachine):
 def pending_tasks() -> set[asyncio.Task[Any]]:
     """Every asyncio task that has not ended, those that asyncio does not list included."""
     gc.collect()
-    tasks = [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task)]
+    tasks: list[asyncio.Task[Any]] = [at for at in gc.get_objects() if isinstance(at, asyncio.Task)]
     return {task for task in tasks if not task.done()}
 
 

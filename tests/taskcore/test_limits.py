@@ -115,7 +115,11 @@ async def test_plain_function_is_refused_as_well() -> None:
     assert ran == []
 
 
-@pytest.mark.parametrize("again", [lambda e: pickle.loads(pickle.dumps(e)), copy.copy])
+def pickled(error: BacklogFullError) -> Any:
+    return pickle.loads(pickle.dumps(error))
+
+
+@pytest.mark.parametrize("again", [pickled, copy.copy])
 async def test_figures_survive_pickling(
     again: Callable[[BacklogFullError], BacklogFullError],
 ) -> None:

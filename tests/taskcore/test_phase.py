@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -134,14 +135,13 @@ async def test_when(when: Any, after_success: bool, after_failure: bool, fails: 
     """T6: `when` says whether a deferred task runs after success, failure, or both."""
     runs = after_failure if fails else after_success
     async with TaskScope() as scope:
-        try:
-            async with scope.lifecycle("end") as unit:
+        unit = scope.lifecycle("end")
+        with pytest.raises(LookupError) if fails else contextlib.nullcontext():
+            async with unit:
                 task = unit.phase("end").task(when=when).schedule(nothing)
                 assert not unit.failed
                 if fails:
-                    raise ValueError
-        except ValueError:
-            assert fails
+                    raise LookupError
         assert unit.failed == fails
         await task.wait()
         assert task.state is (TaskState.SUCCEEDED if runs else TaskState.SKIPPED)

@@ -370,7 +370,8 @@ def test_loop_that_ends_before_its_tasks() -> None:
     loop.run_until_complete(main())
     loop.close()
     del loop
-    (runner,) = (at for at in gc.get_objects() if isinstance(at, asyncio.Task) and not at.done())
+    left: list[asyncio.Task[Any]] = [at for at in gc.get_objects() if isinstance(at, asyncio.Task)]
+    (runner,) = (task for task in left if not task.done())
     runner.get_coro().close()
     assert handles[0].state is TaskState.ABANDONED
 
