@@ -503,7 +503,7 @@ async def test_stream_fails_in_the_middle(
         return StreamingResponse(chunks())
 
     async with Server(app, journal) as server:
-        with pytest.raises(Problem):
+        with pytest.raises((Problem, ExceptionGroup)):  # old Starlettes raise it in a group
             await server.open("/", spec_version=spec_version).call
     assert ran(journal) == FAILURE_AFTER_ROUTE
     journal.assert_order("route success", "start 200", "chunk", "done", "response failure")
