@@ -70,6 +70,9 @@ class Lifecycle(Configured):
     def phase(self, name: str) -> Phase:
         """The phase of that name, to schedule on.
 
+        Args:
+            name: One of the names that the unit was made with.
+
         Raises:
             UnknownPhaseError: The unit has no such phase.
         """
@@ -77,6 +80,9 @@ class Lifecycle(Configured):
 
     def is_reached(self, name: str) -> bool:
         """Whether the phase of that name has been reached.
+
+        Args:
+            name: One of the names that the unit was made with.
 
         Raises:
             UnknownPhaseError: The unit has no such phase.
@@ -88,6 +94,9 @@ class Lifecycle(Configured):
 
         May be called from any thread; from another than the loop's it takes effect at the
         loop's next turn.
+
+        Args:
+            name: One of the names that the unit was made with.
 
         Returns:
             Whether that started any deferred task.
@@ -106,7 +115,11 @@ class Lifecycle(Configured):
         self._failed = True
 
     def refine(self, config: TaskConfig) -> None:
-        """Let what `config` sets win in what is scheduled from now on."""
+        """Let what `config` sets win in what is scheduled from now on.
+
+        Args:
+            config: The config that is nearer to the tasks.
+        """
         self.config = self.config.merge(config)
 
     def close(self) -> None:
