@@ -97,7 +97,7 @@ class Configured(Scheduler):
     def __init__(
         self, intake: Intake, config: TaskConfig, unit: Lifecycle | None = None, index: int = 0
     ) -> None:
-        """Made by `task`: schedules on `intake`, at once, or when the phase `index` of `unit` comes."""
+        """Made by `task`; schedules on `intake`, or on the phase `index` of `unit`."""
         self._intake: Intake = intake
         self._unit: Lifecycle | None = unit
         self._index: int = index
