@@ -361,24 +361,23 @@ async def test_refused_in_a_thread_while_the_last_task_ends(
     assert was_told
 
 
-async def test_drained_between_slot_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """L4: a task of a thread that a drain ends as it gets its slot never runs, and leaves it."""
+async def test_drained_between_place_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """L4: a task of a thread that a drain ends as it gets its place never runs, and leaves it."""
     loop, began = asyncio.get_running_loop(), list[str]()
     lanes: list[Lane] = []
 
-    class SlowToTake(Lane):
-        """Between the slot and the start, the scope is drained."""
+    class SlowToReserve(Lane):
+        """Between the place and the start, the scope is drained."""
 
-        def take(self) -> bool:
-            has_slot = super().take()
+        def reserve(self, task: AnyTask) -> None:
+            super().reserve(task)
             drain()
-            return has_slot
 
     def drain() -> None:
         asyncio.run_coroutine_threadsafe(scope.drain(grace_period=0.0), loop).result()
 
     def make_lane(*args: Any) -> Lane:
-        lanes.append(SlowToTake(*args))
+        lanes.append(SlowToReserve(*args))
         return lanes[-1]
 
     async def begin() -> None:

@@ -125,7 +125,7 @@ class Intake(Books, Scheduler):
                 raise misfit(func, error) from None
         else:
             self._check_call(func, args, kwargs, config)
-        if unit is None and delay is None and (lane is None or lane.take()):
+        if unit is None and delay is None and (lane is None or (here and lane.take())):
             task: AnyTask = Task(self, func, args, kwargs, config, _SCHEDULED)
         else:
             if work is not None:

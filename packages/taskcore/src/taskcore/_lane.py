@@ -6,8 +6,9 @@ Invariants, whatever is scheduled, cancelled or finished in between:
     - a task that was accepted is never refused later: a deferred task holds a
       reservation from `reserve` until its moment comes or it is cancelled.
 
-Tasks arrive from any thread, so every change of the figures is made under a lock.
-Slots are given back, and given on, on the loop alone.
+A thread may reserve; all else is for the loop. What makes the figures greater is done
+under a lock wherever a thread could be refused by them; what makes them smaller is not,
+as a thread that sees the greater figure is refused a moment too long at the most.
 """
 
 from __future__ import annotations
@@ -54,11 +55,16 @@ class Lane:
 
     def take(self) -> bool:
         """Take a slot if one is free, and `limit` and `backlog` are not used up."""
-        with self._lock:
-            if self.taken < self.limit and (self.backlog is None or self.has_room):
+        if self.taken >= self.limit:
+            return False
+        if self.backlog is not None:
+            with self._lock:
+                if not self.has_room:
+                    return False
                 self.taken += 1
-                return True
-        return False
+        else:
+            self.taken += 1
+        return True
 
     def reserve(self, task: AnyTask) -> None:
         """Hold a place for a task, which `admit` will take when its moment comes.
@@ -107,15 +113,14 @@ class Lane:
             The task that waited longest, which has the slot now; `None` if none waits.
         """
         heir = None
-        with self._lock:
-            while self._queue:
-                task = self._queue.popleft()
-                if task.state is TaskState.WAITING:
-                    heir = task
-                    break
-                self._left -= 1
-            else:
-                self.taken -= 1
+        while self._queue:
+            if self._queue[0].state is TaskState.WAITING:
+                heir = self._queue.popleft()
+                break
+            self._left -= 1  # first, or a thread would see one waiting task too few
+            self._queue.popleft()
+        else:
+            self.taken -= 1
         if self._room_waiters:
             self.wake_room_waiter()
         return heir
