@@ -29,10 +29,11 @@ class Scheduler:
     """
 
     __slots__ = ()
-    _intake: Intake
-    _unit: Lifecycle | None
-    _index: int
     config: TaskConfig
+    if TYPE_CHECKING:  # whoever reads annotations at run time could not resolve these
+        _intake: Intake
+        _unit: Lifecycle | None
+        _index: int
 
     @overload
     def schedule(
