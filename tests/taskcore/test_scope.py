@@ -7,6 +7,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -368,6 +369,32 @@ async def test_whatever_a_handler_raises(
     assert "ValueError: task" in logged
     assert type(error).__name__ in logged
     error.__traceback__ = error.__context__ = None
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Lets nobody set anything, its traceback included."""
+
+    text: str
+
+
+@pytest.mark.parametrize("make", [raising, raising_later, raising_in_thread])
+async def test_error_that_lets_nothing_be_set(
+    make: Callable[[BaseException], Callable[[], Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """I1: a frozen dataclass is an error like any other, of a task and of its handler."""
+
+    def handle(task: Task[..., Any], raised: BaseException) -> None:
+        raise Frozen("handler") from Frozen("cause")
+
+    async with TaskScope() as scope:
+        task = scope.task(on_error=handle).schedule(make(Frozen("task")))
+        await task.wait()
+        assert task.exception() == Frozen("task")
+    (record,) = [record for record in caplog.records if record.name == "taskcore"]
+    logged = logging.Formatter().format(record)
+    assert "Frozen: task" in logged
+    assert "Frozen: handler" in logged
 
 
 async def test_unhandled_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -75,8 +75,9 @@ def _root_context(second: BaseException, error: BaseException) -> None:
         if following is error:
             return
         if following is None:
-            at.__context__ = error
-            at.__suppress_context__ = False
+            # Not an assignment, which frozen dataclasses refuse.
+            BaseException.__setattr__(at, "__context__", error)
+            BaseException.__setattr__(at, "__suppress_context__", False)
             return
         at = following
 

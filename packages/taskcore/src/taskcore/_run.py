@@ -176,7 +176,7 @@ async def _fail(task: AnyTask, error: BaseException) -> None:
             with contextlib.suppress(RuntimeError):  # its worker thread may still be in it
                 traceback.tb_frame.clear()
         traceback = traceback.tb_next
-    error.__traceback__ = traceback
+    error.with_traceback(traceback)  # an assignment is refused by frozen dataclasses
     if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
         stuck = _is_stuck(error)
         if not stuck and task._runner is not None and not task._runner.cancelling():
