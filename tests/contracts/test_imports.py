@@ -18,6 +18,7 @@ LAYERS = {
     "_config": 1,
     "_shield": 1,
     "_threads": 1,
+    "_executors": 2,
     "_processes": 2,
     "_task": 2,
     "_lane": 3,

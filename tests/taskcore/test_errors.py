@@ -41,6 +41,7 @@ BUILT_INS = {
     "TaskSkippedError": RuntimeError,
     "TaskTimeoutError": TimeoutError,
     "UnknownPhaseError": LookupError,
+    "UnpicklableError": TypeError,
     "WorkerDiedError": RuntimeError,
     "WrongLoopError": RuntimeError,
 }

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from taskcore._children import ChildNotes
 from taskcore._lane import Lane
 from taskcore._observe import Observed, Observer
-from taskcore._run import start
+from taskcore._run import load_processes, start
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask
 from taskcore._threads import ThreadPool
@@ -229,5 +229,6 @@ class Books(Observed):
         """The threads that run plain functions (`"thread"`) or drive worker processes."""
         if kind not in self._pools:
             name = f"{self._name}-{kind}"
-            self._pools[kind] = ThreadPool(self._pool_sizes[kind], self._loop, name)
+            at_end = load_processes().end_worker if kind == "process" else None
+            self._pools[kind] = ThreadPool(self._pool_sizes[kind], self._loop, name, at_end)
         return self._pools[kind]

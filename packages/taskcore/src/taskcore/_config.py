@@ -86,6 +86,8 @@ class TaskConfig:
             (`"success"`, as if not set), failed (`"failure"`), or in both cases (`"always"`).
         run_in: `"loop"`, `"thread"`, `"process"`, or a `concurrent.futures.Executor`.
             Default: coroutine functions on the loop, plain functions in a thread.
+            For a process pickle must be able to copy the function, its arguments and its
+            result; context variables stay behind. An executor is yours to shut down.
         lane: The lane of the scope whose limit counts, instead of the scope's own.
         delay: Seconds between schedule (or the phase) and start, greater than or equal to 0.
     """

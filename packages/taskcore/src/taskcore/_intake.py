@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from taskcore._books import Books
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
 from taskcore._config import TaskConfig
-from taskcore._processes import pack
-from taskcore._run import Runner, current_root, inside_shield, run, start
+from taskcore._run import Runner, current_root, inside_shield, load_processes, run, start
 from taskcore._scheduler import Scheduler
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask, Task
@@ -217,7 +216,7 @@ class Intake(Books, Scheduler):
                 "it belongs on the loop; leave run_in out, or schedule a plain function"
             )
         if run_in == "process":
-            pack(func, args, kwargs)
+            load_processes().pack(func, args, kwargs)
 
     def _check_intake(self, what: str, config: TaskConfig | None = None) -> TaskConfig:
         """Raise unless the scope takes tasks from the caller; return the config to use."""

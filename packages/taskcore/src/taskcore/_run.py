@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import inspect
 import itertools
+import os
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import ContextVar, copy_context
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 from weakref import WeakSet, ref
 
-from taskcore import _processes as processes
+from taskcore import _executors as executors
 from taskcore import _threads as threads
 from taskcore._call import is_coroutine_function, is_plain_coroutine_function
+from taskcore._executors import UserExecutor
 from taskcore._log import say_abandoned, say_failed, say_handler_failed, say_unasked
-from taskcore._processes import ProcessCall, pack
 from taskcore._shield import hide, list_children
 from taskcore._state import TaskState
 from taskcore._task import AnyTask, Task
-from taskcore._threads import current_call
+from taskcore._threads import ThreadPool, current_call
 from taskcore.errors import (
     ConfigTypeError,
     NoCurrentTaskError,
@@ -37,7 +38,10 @@ from taskcore.errors import (
 
 OWN_FILE = __file__
 """Left out where the stack of a coroutine is shown."""
-_OWN_FILES = (__file__, threads.__file__, processes.__file__)
+_OWN_FILES = (
+    *(__file__, threads.__file__, executors.__file__),
+    os.path.join(os.path.dirname(__file__), "_processes.py"),
+)
 
 STOP_TIME = 1.0
 """Seconds that what was cancelled may take to stop before it is abandoned.
@@ -267,7 +271,13 @@ async def _timed(task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     )
 
 
-# -- the call: on the loop, in a thread, or in an executor of the user's --------------------
+# -- the call: on the loop, in a thread, a process, or an executor of the user's ------------
+
+
+@cache
+def load_processes() -> Any:
+    """The module `_processes`, imported when it is first needed: it takes its time."""
+    return importlib.import_module("taskcore._processes")
 
 
 async def _call(
@@ -281,12 +291,15 @@ async def _call(
         begun()
         answer = func(*args, **kwargs)
     elif where is None or where == "thread":
-        answer = await _in_thread(task, "thread", partial(func, *args, **kwargs), begun)
+        pool = task._scope._pool("thread")
+        answer = await _in_thread(task, pool, partial(func, *args, **kwargs), begun)
     elif where == "process":
-        call = ProcessCall(task.name, pack(func, args, kwargs))
-        answer = await _in_thread(task, "process", call.run, begun, call.kill)
+        call = load_processes().ProcessCall(task.name, load_processes().pack(func, args, kwargs))
+        pool = task._scope._pool("process")
+        answer = await _in_thread(task, pool, call.run, begun, call.kill)
     else:
-        answer = await _in_executor(task, where, partial(func, *args, **kwargs), begun)
+        executor = UserExecutor(where, task._scope._loop)
+        answer = await _in_thread(task, executor, partial(func, *args, **kwargs), begun)
     # A lambda that returns a coroutine, or an async function behind a plain decorator.
     return await answer if inspect.iscoroutine(answer) else answer
 
@@ -297,12 +310,11 @@ def _nothing() -> None:
 
 async def _in_thread(
     task: AnyTask,
-    kind: str,
+    pool: ThreadPool | UserExecutor,
     func: Callable[[], Any],
     begun: Callable[[], None],
     interrupt: Callable[[], None] = _nothing,
 ) -> Any:
-    pool = task._scope._pool(kind)
     call = pool.submit(func, copy_context(), begun, task)
     try:
         await asyncio.wait((call.answer,))
@@ -318,29 +330,6 @@ async def _in_thread(
         if isinstance(call.answer.result()[1], TaskCancelledError | WorkerDiedError):
             raise  # it stopped because we asked
     return _unpack(*call.answer.result())
-
-
-async def _in_executor(
-    task: AnyTask, executor: Executor, func: Callable[[], Any], begun: Callable[[], None]
-) -> Any:
-    if isinstance(executor, ThreadPoolExecutor):
-        func = partial(copy_context().run, func)
-    begun()
-    answer = task._scope._loop.run_in_executor(executor, _outcome, func)
-    try:
-        await asyncio.wait((answer,))
-    except asyncio.CancelledError:
-        if answer.cancel() or not await _stops(answer):
-            raise
-    return _unpack(*answer.result())
-
-
-def _outcome(func: Callable[[], Any]) -> tuple[Any, BaseException | None]:
-    """Call `func`; what it raises is a value, since a future refuses `StopIteration`."""
-    try:
-        return func(), None
-    except BaseException as error:
-        return None, error
 
 
 def _unpack(value: Any, error: BaseException | None) -> Any:
@@ -372,7 +361,8 @@ def check_cancelled() -> None:
 
     For plain functions in threads, which cannot be interrupted: call it between two
     steps of long work. In a function whose attempt ran out of its `timeout` it raises as
-    well. Outside of a task it does nothing, so a function can be used both ways.
+    well. Outside of a task it does nothing, so a function can be used both ways; nor does it
+    in a worker process, which is killed instead.
 
     Raises:
         TaskCancelledError: The task was cancelled; let it pass.
@@ -386,18 +376,20 @@ def check_cancelled() -> None:
 
 
 def current_task() -> Task[..., Any]:
-    """The task whose function the caller is part of: on the loop, or in a worker thread.
+    """The task whose function the caller is part of: on the loop, or in a thread.
 
+    The thread is one of the scope, or of a `ThreadPoolExecutor` given as `run_in`.
     The asyncio tasks that the function starts itself are part of it, until it ends.
 
     Raises:
-        NoCurrentTaskError: The caller is no part of a scheduled function.
+        NoCurrentTaskError: The caller is no part of a scheduled function, or runs in a
+            worker process.
     """
     task = _task_here()
     if task is None:
         raise NoCurrentTaskError(
-            "there is no current task: this code was not scheduled in a scope; "
-            "call current_task() in a function given to schedule()"
+            "there is no current task: this code was not scheduled in a scope, or runs in a "
+            "worker process; call current_task() in a function given to schedule()"
         )
     return task
 

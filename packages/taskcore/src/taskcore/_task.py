@@ -336,7 +336,8 @@ class Task(Generic[P, T]):
 
         A task that has not begun never begins. A coroutine gets `CancelledError` at its
         next await. A function in a thread goes on until it returns or asks
-        `check_cancelled()`; if it has not ended after one second, it is abandoned.
+        `check_cancelled()`; if it has not ended after one second, it is abandoned. One in
+        a worker process ends with that process.
 
         Returns:
             False if it has finished already. True is no promise that it will end as

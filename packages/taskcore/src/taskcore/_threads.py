@@ -64,6 +64,25 @@ class ThreadCall:
         self.cancelled = False  # set by the caller, read by `check_cancelled` in the thread
         self.thread_id = 0
 
+    def run(self) -> None:
+        """Call the function in this thread, and deliver what came of it on the loop."""
+        value: Any = None
+        error: BaseException | None = None
+        _here.call = self
+        self.thread_id = threading.get_ident()
+        try:
+            if self.begun is not None:
+                self.begun()
+            value = self.context.run(self.func)
+        except BaseException as exc:
+            error = exc
+        _here.call = None
+        # A closed loop raises: then nobody is there to take the answer.
+        with contextlib.suppress(RuntimeError):
+            self.answer.get_loop().call_soon_threadsafe(deliver, self.answer, value, error)
+        # A failed call would be kept alive by the frame that its traceback holds.
+        del self, value, error
+
     def stack(self) -> str:
         """Where the thread stands now, as a traceback would show it."""
         frame = sys._current_frames().get(self.thread_id)
@@ -71,7 +90,8 @@ class ThreadCall:
             return ""
         frames = traceback.extract_stack(frame)
         ours = [at for at, entry in enumerate(frames) if entry.filename == __file__]
-        return "".join(traceback.format_list(frames[ours[-1] + 1 :]))
+        # An executor's thread may have left the function by now: then it hangs nowhere.
+        return "".join(traceback.format_list(frames[max(ours, default=len(frames)) + 1 :]))
 
 
 class ThreadPool:
@@ -81,12 +101,20 @@ class ThreadPool:
         size: Most threads at once; abandoned ones are not counted.
         loop: The loop on which answers arrive.
         name: Prefix of the threads' names.
+        at_end: Called in each thread when it ends.
     """
 
-    def __init__(self, size: int, loop: asyncio.AbstractEventLoop, name: str) -> None:
+    def __init__(
+        self,
+        size: int,
+        loop: asyncio.AbstractEventLoop,
+        name: str,
+        at_end: Callable[[], None] | None = None,
+    ) -> None:
         self.size = size
         self._loop = loop
         self._name = name
+        self._at_end = at_end
         self._calls: deque[ThreadCall] = deque()
         self._changed = threading.Condition()
         self._threads = 0
@@ -168,12 +196,14 @@ class ThreadPool:
 
     def _work(self) -> None:
         while (call := self._take()) is not None:
-            self._run(call)
+            call.run()
             with self._changed:
                 if call.state is CallState.ABANDONED:
-                    return
+                    break
                 call.state = CallState.FINISHED
             del call  # an idle worker must not keep the last function's arguments alive
+        if self._at_end is not None:
+            self._at_end()
 
     def _take(self) -> ThreadCall | None:
         with self._changed:
@@ -182,7 +212,6 @@ class ThreadPool:
                     call = self._calls.popleft()
                     if call.state is CallState.QUEUED:
                         call.state = CallState.RUNNING
-                        call.thread_id = threading.get_ident()
                         return call
                 if self._closed:
                     self._threads -= 1
@@ -191,25 +220,9 @@ class ThreadPool:
                 self._changed.wait()
                 self._idle -= 1
 
-    def _run(self, call: ThreadCall) -> None:
-        value: Any = None
-        error: BaseException | None = None
-        _here.call = call
-        try:
-            if call.begun is not None:
-                call.begun()
-            value = call.context.run(call.func)
-        except BaseException as exc:
-            error = exc
-        _here.call = None
-        # A closed loop raises: then nobody is there to take the answer.
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(_deliver, call.answer, value, error)
-        # A failed call would be kept alive by the frame that its traceback holds.
-        del call, value, error
 
-
-def _deliver(answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+def deliver(answer: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    """Complete the future of a call, on the loop."""
     if answer.done():
         return
     # A future refuses StopIteration, so what a thread raised is handed over as a value.

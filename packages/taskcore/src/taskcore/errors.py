@@ -25,6 +25,7 @@ __all__ = [
     "TaskTimeoutError",
     "TaskcoreError",
     "UnknownPhaseError",
+    "UnpicklableError",
     "WorkerDiedError",
     "WrongLoopError",
 ]
@@ -169,4 +170,14 @@ class NotIdleError(TaskcoreError, TimeoutError):
 
 
 class WorkerDiedError(TaskcoreError, RuntimeError):
-    """The worker process that ran the task ended without an answer."""
+    """What ran the function ended without an answer: its worker process, or an executor.
+
+    Or it could not be started. The function may have run in part, or not at all.
+    """
+
+
+class UnpicklableError(TaskcoreError, TypeError):
+    """What a function in a worker process returned or raised could not be copied from there.
+
+    The function has run to its end.
+    """
