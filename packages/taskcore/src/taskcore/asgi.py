@@ -77,12 +77,14 @@ class RequestTasks(Configured):
     @property
     def after_route(self) -> Phase:
         """The moment when the endpoint has returned, before any byte of the response."""
-        return self._request.phase(AFTER_ROUTE)
+        unit = self._request
+        return Phase(self._intake, unit.config, unit, 0)
 
     @property
     def after_response(self) -> Phase:
         """The moment when the response has gone out and the framework has left the request."""
-        return self._request.phase(AFTER_RESPONSE)
+        unit = self._request
+        return Phase(self._intake, unit.config, unit, 1)
 
     @property
     def scope(self) -> TaskScope:
@@ -147,21 +149,9 @@ class TasksMiddleware:
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Serve one connection, or the lifespan."""
         kind = scope["type"]
-        if kind == "http" or kind == "websocket":
-            await self._serve(scope, receive, send)
-        elif kind == "lifespan":
-            await _Lifespan(self.app, receive, send, self._scopes, self._options).run(scope)
-        else:
-            await self.app(scope, receive, send)
-
-    async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         tasks = self._scopes.get(asyncio.get_running_loop())
-        if tasks is None:
-            outer: Lifecycle | None = scope.setdefault(UNIT, None)
-            config = self._options.get("config")
-            if outer is not None and config is not None:
-                outer.refine(config)
-            await self.app(scope, receive, send)
+        if tasks is None or (kind != "http" and kind != "websocket"):
+            await self._serve_without_scope(scope, receive, send)
             return
         unit = Lifecycle(tasks, _PHASES, tasks.config, None)
         unit.origin = scope
@@ -183,6 +173,17 @@ class TasksMiddleware:
             unit.origin.pop(LOST, None)
             unit.close()
 
+    async def _serve_without_scope(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _Lifespan(self.app, receive, send, self._scopes, self._options).run(scope)
+            return
+        if scope["type"] in ("http", "websocket"):
+            outer: Lifecycle | None = scope.setdefault(UNIT, None)
+            config = self._options.get("config")
+            if outer is not None and config is not None:
+                outer.refine(config)
+        await self.app(scope, receive, send)
+
 
 class _Exchange:
     """What goes out in one request, and what it tells of the moments."""
@@ -198,7 +199,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
-            if self._unit.advance(AFTER_ROUTE):
+            if self._unit._reach(1):  # after_route
                 # One turn of the loop, in which they start: before any byte is sent.
                 await asyncio.sleep(0)
         elif kind == "http.response.pathsend" or (
