@@ -24,6 +24,7 @@ LAYERS = {
     "_lane": 3,
     "_log": 3,
     "_scheduler": 3,
+    "_every": 4,
     "_observe": 4,
     "_phase": 4,
     "_run": 4,

@@ -113,8 +113,9 @@ async def test_log_lines_are_those_of_the_page(caplog: pytest.LogCaptureFixture)
         first.schedule(swallow)
         await asyncio.sleep(0)
         await first.drain(grace_period=6.0)
-    async with TaskScope(on_drain=fail_at_once) as second:
+    async with TaskScope(on_drain=fail_at_once, limit=1, backlog=0) as second:
         second.schedule(asyncio.sleep, 1.0)
+        second.every(60, asyncio.sleep, 0)
         await second.drain()
 
     lines = {(level, line.strip("`")) for level, line in table(OPERATIONS, "| level")}

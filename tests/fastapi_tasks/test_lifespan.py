@@ -49,6 +49,35 @@ async def test_scope_is_open_during_start_up_and_teardown(journal: Journal) -> N
     ]
 
 
+async def test_series_of_the_lifespan(journal: Journal) -> None:
+    """S4: a series that start-up begins goes on while the app serves, and ends before teardown."""
+    began = asyncio.Event()
+
+    async def refresh(what: str) -> None:
+        journal.add(f"refresh of {what}")
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            journal.add("refresh ends")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        series = current_scope().every(3600, refresh, "prices")
+        yield
+        journal.add(f"teardown, series over: {series.is_over}")
+
+    app = FastAPI(lifespan=lifespan)
+    add_tasks(app, grace_period=0)
+    async with Server(app):
+        await began.wait()
+        journal.add("serving")
+    assert journal.events == [
+        *("refresh of prices", "serving"),
+        *("refresh ends", "teardown, series over: True"),
+    ]
+
+
 async def test_drain_comes_before_every_teardown(journal: Journal) -> None:
     """S4: tasks end before any teardown of the app, its routers or its mounted apps."""
     release = asyncio.Event()

@@ -29,7 +29,17 @@ from hypothesis.stateful import (
 )
 
 import taskcore
-from taskcore import DrainReport, Lifecycle, ScopeState, Task, TaskEvent, TaskScope, TaskState
+from taskcore import (
+    DrainReport,
+    Interval,
+    Lifecycle,
+    ScopeState,
+    Series,
+    Task,
+    TaskEvent,
+    TaskScope,
+    TaskState,
+)
 from taskcore._clock import VirtualClockLoop, run_virtual
 from taskcore.errors import ScopeClosedError
 from taskcore.spi import Scheduler
@@ -263,11 +273,11 @@ def test_thread_schedules_at_every_line_of_the_drain(
 
 GRACE_PERIOD, SHIELD_TIMEOUT = 3.0, 4.0
 BOUND = 2.0
-WORK = (
+WORK_ON_LOOP = (
     *("finish", "fail", "hang", "swallow", "slow finally", "endless finally", "hanging handler"),
     *("follow up", "follow up in finally", "unit", "unit left open"),
-    *("thread", "stuck thread", "follow up in thread"),
 )
+WORK = (*WORK_ON_LOOP, "thread", "stuck thread", "follow up in thread")
 # Not a choice among the tasks: how many there are may depend on how fast a thread is.
 NUMBERS = st.integers(0, 50)
 QUICK_IN_THREAD = ("thread", "follow up in thread")
@@ -297,6 +307,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.leave = asyncio.Event()
         self.raises = False
         self.jobs: dict[AnyTask, Job] = {}
+        self.series: dict[Job, Series] = {}
         self.units: list[Lifecycle] = []
         self.drains: list[asyncio.Task[DrainReport]] = []
         # No deadline of the drain can be before these, and it must have ended at the third.
@@ -410,6 +421,9 @@ class DrainMachine(RuleBasedStateMachine):
 
     def observe(self, event: TaskEvent) -> None:
         """Hold the end of a task against what it may be at this time."""
+        is_run = event.task.args[0] in self.series
+        if event.kind == "scheduled" and is_run and self.scope.state is not ScopeState.OPEN:
+            self.wrong.append(f"{event.task} scheduled by a series after intake had closed")
         if event.kind in ("scheduled", "started"):
             return
         task, job = event.task, cast("Job", event.task.args[0])
@@ -445,6 +459,33 @@ class DrainMachine(RuleBasedStateMachine):
             thread.join()
         else:
             self.run(self.on_loop(lambda: self.accept(target, job)))
+
+    @rule(
+        job=st.builds(
+            Job, st.sampled_from(WORK_ON_LOOP), st.sampled_from([0.0, 1.0, 2.5]), st.booleans()
+        ),
+        seconds=st.sampled_from([0.5, 1.0, 5.0]),
+        overlap=st.booleans(),
+        in_thread=st.booleans(),
+    )
+    def begin_series(self, job: Job, seconds: float, overlap: bool, in_thread: bool) -> None:
+        def begin() -> None:
+            target = self.scope.task(name=job.work, shield=job.shield, on_error=self.handle)
+            with contextlib.suppress(ScopeClosedError):
+                self.series[job] = target.every(Interval(seconds, overlap=overlap), self.work, job)
+
+        if in_thread:
+            thread = threading.Thread(target=begin)
+            thread.start()
+            thread.join()
+        else:
+            self.run(self.on_loop(begin))
+
+    @precondition(lambda self: self.series)
+    @rule(number=NUMBERS)
+    def cancel_series(self, number: int) -> None:
+        series = list(self.series.values())
+        self.run(self.on_loop(series[number % len(series)].cancel))
 
     async def on_loop(self, call: Callable[[], object]) -> None:
         call()
@@ -521,6 +562,8 @@ class DrainMachine(RuleBasedStateMachine):
         """Cancel what is listed, like the clean-up with which `asyncio.run` ends."""
         for task, job in self.jobs.items():
             job.asked = job.asked or not task.config.shielded
+        for job in self.series:
+            job.asked = job.asked or not job.shield
         if not self.owner.done():
             self.note_deadlines(GRACE_PERIOD, SHIELD_TIMEOUT)
         for listed in asyncio.all_tasks(self.loop):
@@ -559,6 +602,8 @@ class DrainMachine(RuleBasedStateMachine):
         for task, job in self.jobs.items():
             assert task.done()
             assert job.ends == [task.state]
+        assert all(series.is_over and series.task is None for series in self.series.values())
+        assert not self.scope._series
         self.leave.set()
         asked: list[asyncio.Task[Any]] = [self.owner, *self.drains]
         ends: list[object] = await asyncio.gather(*asked, return_exceptions=True)

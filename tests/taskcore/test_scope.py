@@ -154,6 +154,17 @@ async def test_wait_idle() -> None:
         assert await scope.schedule(max, 1, 2) == 2
 
 
+async def test_wait_idle_while_a_task_of_a_thread_is_on_its_way() -> None:
+    """T5: what a thread gives to a phase that has not come is not waited for once it is there."""
+    async with TaskScope() as scope, scope.lifecycle("end") as unit:
+        tasks: list[Task[..., None]] = []
+        thread = threading.Thread(target=lambda: tasks.append(unit.phase("end").schedule(nothing)))
+        thread.start()
+        thread.join()
+        await scope.wait_idle()
+        assert tasks[0].state is TaskState.DEFERRED
+
+
 async def test_scopes_do_not_mix() -> None:
     """Two scopes own their tasks apart: one may end before the other."""
     async with TaskScope() as outer:

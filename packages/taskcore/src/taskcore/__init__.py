@@ -2,6 +2,7 @@
 
 from taskcore._config import TaskConfig, TaskErrorHandler
 from taskcore._drain import DrainEntry, DrainReport
+from taskcore._every import Interval, Series
 from taskcore._observe import TaskEvent
 from taskcore._phase import Lifecycle, Phase
 from taskcore._run import check_cancelled, current_task
@@ -13,10 +14,12 @@ from taskcore._task import Task
 __all__ = [
     "DrainEntry",
     "DrainReport",
+    "Interval",
     "Lifecycle",
     "Phase",
     "ScopeState",
     "ScopeStatistics",
+    "Series",
     "Task",
     "TaskConfig",
     "TaskErrorHandler",

@@ -78,7 +78,7 @@ class Books(Observed):
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
         self._door = threading.Lock()  # for the two lines below, which threads look at
-        self._on_the_way: int = 0  # tasks that threads have accepted, and the loop has not seen
+        self._on_the_way: int = 0  # what threads have accepted, and the loop has not seen
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._drain: Drain | None = None
         self._pool_sizes = {"thread": threads, "process": processes}

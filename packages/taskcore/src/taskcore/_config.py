@@ -43,7 +43,7 @@ Retry: TypeAlias = Callable[..., Awaitable[Any]]
 Limiter: TypeAlias = AbstractAsyncContextManager[Any, Any]
 """An async context manager that is entered around each attempt."""
 
-_LONGEST = threading.TIMEOUT_MAX  # what a clock of the system can count: some 292 years
+LONGEST = threading.TIMEOUT_MAX  # what a clock of the system can count: some 292 years
 _WHEN = ("success", "failure", "always")
 _RUN_IN = ("loop", "thread", "process")
 
@@ -90,6 +90,7 @@ class TaskConfig:
             result; context variables stay behind. An executor is yours to shut down.
         lane: The lane of the scope whose limit counts, instead of the scope's own.
         delay: Seconds between schedule (or the phase) and start, greater than or equal to 0.
+            In a series: between `every` and its first run.
     """
 
     name: str | None = None
@@ -178,7 +179,7 @@ def check_seconds(option: str, value: float | None, *, none: str = "leave it out
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigTypeError(f"{option}={value!r} is not a number; pass seconds, or {none}")
-    if not 0 <= value <= _LONGEST:
+    if not 0 <= value <= LONGEST:
         raise ConfigValueError(
             f"{option}={value!r} is no length of time; pass seconds >= 0, or {none} for no limit"
         )

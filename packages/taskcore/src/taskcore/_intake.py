@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from taskcore._books import Books
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
 from taskcore._config import TaskConfig
+from taskcore._every import ScopeScheduler
 from taskcore._run import Runner, current_root, inside_shield, load_processes, run, start
-from taskcore._scheduler import Scheduler
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask, Task
 from taskcore._threads import current_call
@@ -41,7 +41,7 @@ _DEFERRED, _SCHEDULED = TaskState.DEFERRED, TaskState.SCHEDULED
 _SHIELDED = TaskConfig(shield=True)
 
 
-class Intake(Books, Scheduler):
+class Intake(Books, ScopeScheduler):
     """What takes the tasks of one scope."""
 
     __slots__ = ("_index", "_unit", "config")
@@ -94,7 +94,7 @@ class Intake(Books, Scheduler):
                     work.close()
             return self._accept(func, args, kwargs, config)
 
-        schedule.__doc__ = Scheduler.schedule.__doc__
+        schedule.__doc__ = ScopeScheduler.schedule.__doc__
 
     def _accept(
         self,
@@ -156,29 +156,32 @@ class Intake(Books, Scheduler):
             task._phase = unit.phases[index]
         if here:
             self._arrive(task, unit, index)
-        else:
-            self._send(task, unit, index)
+        elif not self._send(self._arrive_late, task, unit, index):
+            self._give_back(task, task._state)
+            raise self._closed(f"'{task.name}'")
 
-    def _send(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
-        """Let a task that a thread has accepted arrive on the loop."""
+    def _send(self, arrive: Callable[..., None], *args: Any) -> bool:
+        """Let what a thread has accepted arrive on the loop; false if the scope has closed."""
         # Both under the lock: what is counted is sure to arrive at the loop's next turn.
         with self._door:
-            if self._state is not ScopeState.CLOSED and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._arrive_from_thread, task, unit, index)
-                self._on_the_way += 1
-                return
-        self._give_back(task, task._state)
-        raise self._closed(f"'{task.name}'")
+            if self._state is ScopeState.CLOSED or self._loop.is_closed():
+                return False
+            self._loop.call_soon_threadsafe(self._arrive_from_thread, arrive, args)
+            self._on_the_way += 1
+            return True
 
-    def _arrive_from_thread(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
+    def _arrive_from_thread(self, arrive: Callable[..., None], args: tuple[Any, ...]) -> None:
         with self._door:
             self._on_the_way -= 1
-        if not task.done():  # else cancelled on the way
-            self._arrive(task, unit, index)
-        elif not self._tasks:
+        arrive(*args)
+        if not self._tasks:
             self._wake_idle_waiters()
         if self._drain is not None:
             self._drain.wake()
+
+    def _arrive_late(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
+        if not task.done():  # else cancelled on the way
+            self._arrive(task, unit, index)
 
     def _arrive(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
         """Write a task into its book, and let it go its way."""

@@ -81,13 +81,16 @@ class Scheduler:
         Raises:
             ConfigError: An option makes no sense.
         """
+        return Configured(self._intake, self._refine(options), self._unit, self._index)
+
+    def _refine(self, options: TaskOptions) -> TaskConfig:
         if "when" in options and self._unit is None and options["when"] is not None:
             raise ConfigValueError(
                 f"when={options['when']!r} needs a phase, and a task scheduled here starts at "
                 "once; write phase.task(when=...), such as tasks.after_response.task(when=...) "
                 "or unit.phase('...').task(when=...)"
             )
-        return Configured(self._intake, self.config.refine(**options), self._unit, self._index)
+        return self.config.refine(**options)
 
 
 class Configured(Scheduler):

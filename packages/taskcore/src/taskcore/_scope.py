@@ -1,7 +1,7 @@
 """`TaskScope`: the life of a scope, from `async with` to the end of its drain.
 
 It composes the other files: which tasks there are (`_intake`), units of work
-(`_phase`), and shutdown (`_drain`).
+(`_phase`), series (`_every`), and shutdown (`_drain`).
 
 Invariant: a scope does not end before its tasks do, whoever is cancelled meanwhile.
 """
@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import os
 from asyncio import get_running_loop
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import Token
 from types import TracebackType
 from typing import Any, TypedDict, cast
@@ -21,6 +21,7 @@ from typing import Any, TypedDict, cast
 from taskcore._children import note_children
 from taskcore._config import TaskConfig, check_count, check_lanes, check_seconds
 from taskcore._drain import Drain, DrainReport, OnDrain
+from taskcore._every import Series
 from taskcore._intake import Intake, current_scope_var
 from taskcore._lane import Lane
 from taskcore._observe import Observer
@@ -65,9 +66,10 @@ class TaskScope(Intake):
     """Owns the tasks scheduled on it, and does not end before they do.
 
     Used as `async with TaskScope() as scope:`. A normal end of the block waits for every
-    task, and for those that they schedule meanwhile. An end by an exception or a
-    cancellation drains: tasks get `grace_period` seconds, then they are cancelled;
-    shielded ones get `shield_timeout` more. Nothing that a task raises ends the block.
+    task, for those that they schedule meanwhile, and for every series (see `every`) until
+    it is cancelled. An end by an exception or a cancellation drains: tasks get
+    `grace_period` seconds, then they are cancelled; shielded ones get `shield_timeout`
+    more. Nothing that a task raises ends the block.
 
     Args:
         limit: Most tasks that run at once; `None` is no limit.
@@ -152,6 +154,7 @@ class TaskScope(Intake):
         self._grace_period = grace_period
         self._shield_timeout = shield_timeout
         self._on_drain = on_drain
+        self._series: dict[Series, None] = {}
         self._token: Token[Intake | None] | None = None
 
     # -- what it is ---------------------------------------------------------------------
@@ -205,7 +208,7 @@ class TaskScope(Intake):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for every task after a normal end, drain after any other.
+        """Wait for every task and series after a normal end, drain after any other.
 
         Cancellation:
             A cancellation while it waits makes it drain. One while it drains is kept until
@@ -219,7 +222,7 @@ class TaskScope(Intake):
             await self.drain_uncancelled()
             return
         try:
-            await self.wait_idle()
+            await self._wait(lambda: self._tasks or self._on_the_way or self._series)
         except asyncio.CancelledError:
             await self.drain_uncancelled()
             raise
@@ -228,7 +231,8 @@ class TaskScope(Intake):
     async def wait_idle(self) -> None:
         """Wait until nothing runs, waits for a slot, or waits for its delay.
 
-        Tasks deferred to a phase that has not come are not waited for.
+        Tasks deferred to a phase that has not come are not waited for, nor is the next run
+        of a series.
 
         Raises:
             WrongLoopError: Called on another event loop than the scope's.
@@ -236,9 +240,13 @@ class TaskScope(Intake):
         Cancellation:
             Safe: nothing is touched.
         """
+        await self._wait(lambda: self._tasks or self._on_the_way)
+
+    async def _wait(self, busy: Callable[[], object]) -> None:
+        """Wait until `busy()`, which is asked when tasks or series end, is false."""
         if not self._is_here():
             raise self._wrong_loop("wait until idle")
-        while self._tasks or self._on_the_way:
+        while busy():
             waiter = self._loop.create_future()
             self._watched = True
             self._idle_waiters.append(waiter)
@@ -363,6 +371,8 @@ class TaskScope(Intake):
         if self._drain is None:
             self._state = ScopeState.DRAINING
             self._watched = True
+            for series in list(self._series):
+                series._end()
             self._drain = Drain(self, grace, shield, self._on_drain, quiet)
         else:
             self._drain.shorten(grace, shield)

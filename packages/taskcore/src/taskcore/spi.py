@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from taskcore._config import Limiter, Retry, RunIn, TaskOptions, When
 from taskcore._drain import OnDrain
+from taskcore._every import ConfiguredScope
 from taskcore._observe import EventKind, Instrument, Observer, ScopeEvent
 from taskcore._phase import Lifecycle, current_unit_var
 from taskcore._scheduler import Configured, Scheduler
@@ -18,6 +19,7 @@ from taskcore._statistics import LaneStatistics, PoolStatistics
 
 __all__ = [
     "Configured",
+    "ConfiguredScope",
     "EventKind",
     "Instrument",
     "LaneStatistics",
