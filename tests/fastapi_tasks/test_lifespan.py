@@ -62,7 +62,7 @@ async def test_series_of_the_lifespan(journal: Journal) -> None:
             journal.add("refresh ends")
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         series = current_scope().every(3600, refresh, "prices")
         yield
         journal.add(f"teardown, series over: {series.is_over}")
