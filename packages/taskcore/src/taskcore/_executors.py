@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import BrokenExecutor, Executor, Future
 from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,8 @@ class UserExecutor:
             WorkerDiedError: The executor takes no calls.
         """
         call = ThreadCall(func, context, self._loop.create_future(), begun, owner)
-        in_thread = isinstance(self._executor, ThreadPoolExecutor)
+        # By its module, which loads it when it is first looked up (promise C4).
+        in_thread = isinstance(self._executor, futures.ThreadPoolExecutor)
         work = partial(_run_once, [call]) if in_thread else partial(_result, func)
         try:
             answer = self._loop.run_in_executor(self._keeper, work)
