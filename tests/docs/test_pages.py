@@ -152,7 +152,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         path = (ROOT / page.parent / target).resolve() if target else ROOT / page
         assert path.exists(), f"{page} links to {link}"
         if anchor:
-            assert anchor in anchors(path.read_text(encoding="utf-8")), f"{page} links to {link}"
+            text = path.read_text(encoding="utf-8")
+            # What mkdocstrings shows below these has anchors that the strict build checks.
+            shown = tuple(f"{name}." for name in re.findall(r"^::: (\S+)", text, re.MULTILINE))
+            assert anchor in anchors(text) or anchor.startswith(shown), f"{page} links to {link}"
 
 
 def test_source_refers_to_pages_that_exist() -> None:
