@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pytest_examples import CodeExample, find_examples
 
-import fastapi_tasks.testing  # noqa: F401 (here, or each run of a suite imports its own)
+# Here, or each run of a suite imports its own.
+import fastapi_tasks.testing  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 BLOCKS = list(find_examples(PAGE))

@@ -11,7 +11,7 @@ import functools
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from typing import Annotated, Any
@@ -98,7 +98,7 @@ class Server:
 @contextmanager
 def serve(
     endpoint: Callable[..., Any], *, raising: bool = True, **options: Any
-) -> Iterator[TestClient]:
+) -> Generator[TestClient]:
     """Serve an endpoint under `/`, on an app with tasks."""
     app = FastAPI(**options)
     add_tasks(app)
@@ -115,7 +115,7 @@ def get(endpoint: Callable[..., Any], events: Events, *awaited: object) -> None:
 
 
 @contextmanager
-def logged() -> Iterator[list[logging.LogRecord]]:
+def logged() -> Generator[list[logging.LogRecord]]:
     """What is logged meanwhile."""
     records: list[logging.LogRecord] = []
 
@@ -325,7 +325,7 @@ def kinds_of_functions() -> None:
         tasks.schedule(service.plain, 5)
         tasks.schedule(functools.partial(service.plain, 6))
         tasks.schedule(lambda: events.add("lambda"))
-        tasks.schedule(list.append, [], 7)
+        tasks.schedule(str.upper, "builtin")
 
     awaited = ("object", 1), ("method", 2), ("method", 3, 4), ("plain", 5, True), ("plain", 6, True)
     get(endpoint, events, *awaited, "lambda")
@@ -590,9 +590,9 @@ def dependency() -> None:
         tasks.schedule(events.note, "session")
         yield tasks
 
-    own_session = Annotated[Any, Depends(session, scope="function")]
-
-    async def endpoint(tasks: Tasks, own: own_session) -> None:  # type: ignore[valid-type]
+    async def endpoint(
+        tasks: Tasks, own: Annotated[Any, Depends(session, scope="function")]
+    ) -> None:
         own.after_response.schedule(events.note, "own")
         tasks.after_response.schedule(events.note, "endpoint")
 
@@ -646,7 +646,7 @@ def lifespan_of_the_app() -> None:
     events = Events()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, str]]:
         events.add("start-up")
         yield {"pool": "open"}
         events.add("teardown")

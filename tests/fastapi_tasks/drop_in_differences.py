@@ -6,7 +6,7 @@ does; see `drop_in`. Run as a module, this tries both files on 0.1.0.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +57,12 @@ async def turn() -> None:
     """Let everything happen that waits for nothing."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
+
+
+def call(client: TestClient, func: Callable[[], Awaitable[object]]) -> None:
+    """Call a coroutine function on the loop of the app, and wait for it."""
+    assert client.portal is not None
+    client.portal.call(func)
 
 
 async def fail(*args: object) -> None:
@@ -113,7 +119,7 @@ def failing_dependency() -> bool:
 
     with serve(endpoint, raising=False, dependencies=[Depends(session)]) as client:
         client.get("/")
-        client.portal.call(turn)
+        call(client, turn)
     return events.all == ["task"]
 
 
@@ -133,7 +139,7 @@ def client_is_gone() -> bool:
     with serve(endpoint, raising=False) as client:
         server: Any = client.app
         client.get("/")
-        client.portal.call(turn)
+        call(client, turn)
     return events.all == []
 
 
@@ -152,7 +158,7 @@ def passed() -> bool:
 
     with serve(endpoint) as client:
         client.get("/")
-        client.portal.call(schedule)
+        call(client, schedule)
     return events.all == []
 
 
@@ -170,7 +176,7 @@ def context() -> bool:
 
     with serve(endpoint) as client:
         client.get("/")
-        client.portal.call(turn)
+        call(client, turn)
     return events.all == ["at start"]
 
 
@@ -284,7 +290,7 @@ def wrong_options() -> bool:
                 lambda: task(name=""),
                 lambda: task(name=1),
                 lambda: task(shield=1),
-                lambda: task(on_error=lambda error: None),
+                lambda: task(on_error=turn),
             )
         )
 
@@ -308,7 +314,7 @@ def config() -> bool:
 
 
 @differs("`await task()`", "runs the function again", "is refused")
-def call() -> bool:
+def call_handle() -> bool:
     events = Events()
 
     async def endpoint(tasks: Tasks) -> None:
@@ -318,7 +324,7 @@ def call() -> bool:
 
     with serve(endpoint) as client:
         client.get("/")
-        client.portal.call(turn)
+        call(client, turn)
     return events.all == ["run", "run"]
 
 
@@ -332,12 +338,13 @@ def internals() -> bool:
 
     async def endpoint(tasks: Tasks) -> None:
         at: Any = tasks
+        package: Any = fastapi_tasks
         events.add(
             how_often_refused(
                 lambda: at.tg,
                 lambda: at.after_route.scheduled,
                 lambda: at.schedule(turn).started.set,
-                lambda: fastapi_tasks.utils,
+                lambda: package.utils,
             )
         )
 
@@ -370,7 +377,7 @@ def at_shutdown(*, shield: bool) -> list[object]:
     events = Events()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         yield
         events.add("teardown")
 

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import importlib.util
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -77,7 +77,7 @@ def with_client(app: FastAPI, uvloop: bool = False) -> TestClient:
 
 
 @asynccontextmanager
-async def async_client(app: Any) -> AsyncIterator[Any]:
+async def async_client(app: Any) -> AsyncGenerator[Any]:
     """An asynchronous client that calls the app on this loop."""
     httpx2 = pytest.importorskip("httpx2")
     transport = httpx2.ASGITransport(app)
@@ -201,7 +201,7 @@ async def test_run_deferred_of_a_request_that_goes_on(app: FastAPI, journal: Jou
     async def stream(tasks: Tasks) -> StreamingResponse:
         tasks.after_response.schedule(send_mail, journal, "streamed")
 
-        async def chunks() -> AsyncIterator[str]:
+        async def chunks() -> AsyncGenerator[str]:
             yield "a"
             first.set()
             await last.wait()
@@ -224,7 +224,7 @@ async def test_running(journal: Journal) -> None:
     """The app's own lifespan runs, its state reaches requests, and tasks end before teardown."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[dict[str, Any]]:
         await current_scope().schedule(send_mail, journal, "start-up")
         yield {"pool": "open"}
         journal.add("teardown")
@@ -246,7 +246,7 @@ async def test_start_up_fails() -> None:
     """What the lifespan raises comes out of `running`."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         raise Problem("no database")
         yield
 
@@ -286,7 +286,7 @@ async def test_scope_of(app: FastAPI) -> None:
 
 
 @contextmanager
-def mounted(app: FastAPI) -> Iterator[FastAPI]:
+def mounted(app: FastAPI) -> Generator[FastAPI]:
     """An app with tasks of its own, mounted in another one that runs."""
     inner = FastAPI(title="inner")
     add_tasks(inner)

@@ -51,7 +51,7 @@ def say(text: str) -> None:
 # -- ends --------------------------------------------------------------------------------------
 
 
-def exit_at_once(code: int) -> NoReturn:
+def exit_at_once(code: int) -> None:
     """End the process without an answer."""
     os._exit(code)
 
@@ -90,7 +90,7 @@ def never_end() -> int:
 # -- errors ------------------------------------------------------------------------------------
 
 
-def fail() -> NoReturn:
+def fail() -> None:
     """Raise an error that has a cause and a note."""
     try:
         int("no number")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures import ThreadPoolExecutor as Threads
 from contextvars import copy_context
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
@@ -50,7 +50,7 @@ async def error_of(task: Task[..., Any]) -> BaseException:
     return error
 
 
-def work() -> NoReturn:
+def work() -> None:
     """Work in small steps, and ask before each whether to stop."""
     while True:
         check_cancelled()
@@ -84,7 +84,7 @@ async def test_failed_task_leaves_no_cycle(threads: Threads) -> None:
             gc.enable()
 
 
-def fail() -> NoReturn:
+def fail() -> None:
     raise WorkerDiedError("with an error that takes weak references")
 
 

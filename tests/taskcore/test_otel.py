@@ -6,7 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -174,9 +174,10 @@ async def test_span_without_a_request(telemetry: Telemetry) -> None:
 
 async def test_span_of_a_builtin(telemetry: Telemetry) -> None:
     """A function of Python's own is called by its name."""
+    numbers: list[int] = []
     async with TaskScope(observers=[telemetry.observer]) as scope:
         scope.task(name="of a module").schedule(max, 1, 2)
-        scope.task(name="of a type").schedule([].append, 1)
+        scope.task(name="of a type").schedule(numbers.append, 1)
     names = {
         name: (span.attributes or {})["code.function.name"]
         for name, span in telemetry.spans().items()
@@ -232,7 +233,7 @@ async def test_spans_around_the_function(telemetry: Telemetry) -> None:
     numbers = iter(range(9))
 
     @asynccontextmanager
-    async def limit() -> AsyncIterator[None]:
+    async def limit() -> AsyncGenerator[None]:
         with telemetry.tracer.start_as_current_span("limiter"):
             yield
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import taskcore.testing  # noqa: F401 (here, or each run of a suite imports its own)
+# Here, or each run of a suite imports its own.
+import taskcore.testing  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 WITH_PLUGIN = 'pytest_plugins = ["taskcore.pytest_plugin"]\n'
 LOOPS = """

@@ -329,7 +329,7 @@ async def test_handler_at_the_deadline(caplog: pytest.LogCaptureFixture) -> None
 
 INTERRUPTED = textwrap.dedent(
     """
-    import asyncio, logging, sys
+    import asyncio, logging, signal, sys
     from taskcore import TaskScope
 
     async def work(name):
@@ -350,6 +350,8 @@ INTERRUPTED = textwrap.dedent(
         finally:
             print("block ended", flush=True)
 
+    # In the background of a script, processes begin with the signal ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(level="ERROR")
     loop_factory = None
     if sys.argv[1] == "uvloop":

@@ -14,7 +14,7 @@ import stamina
 import tenacity
 
 from taskcore import Task, TaskConfig, TaskErrorHandler, TaskScope
-from taskcore.spi import Configured
+from taskcore.spi import ConfiguredScope
 from tests.typing.schedule import count, fetch
 
 
@@ -23,7 +23,7 @@ async def options(scope: TaskScope) -> None:
     assert_type(await scope.task(name="fetch", shield=True).schedule(fetch, "u"), bytes)
     assert_type(await scope.task(timeout=1.0).task(delay=2).schedule(count, "text"), int)
     kept = scope.task(run_in="thread", lane="mail")
-    assert_type(kept, Configured)
+    assert_type(kept, ConfiguredScope)
     assert_type(kept.schedule(count, "text").result(), int)
     assert_type(kept.config.lane, str | None)
     scope.task(name=None, shield=None, on_error=None, timeout=None, retry=None, limiter=None)

@@ -37,7 +37,7 @@ async def scopes() -> None:
         assert_type(scope, TaskScope)
         assert_type(scope.state, ScopeState)
     TaskScope(threads=4, processes=2, lanes={"mail": 5}, observers=[watch], on_drain=keep)
-    TaskScope(observers=(event for event in (watch,)), on_drain=print)
+    TaskScope(observers={watch}, on_drain=print)
     assert_type(current_scope(), TaskScope)
     assert_type(current_task(), Task[..., Any])
     assert_type(await current_scope().wait_for_room("mail"), None)
@@ -54,6 +54,7 @@ async def wrong_scopes(scope: TaskScope) -> None:
     TaskScope(lanes={"mail": "5"})  # type: ignore
     TaskScope(observers=watch)  # type: ignore
     TaskScope(observers=[keep])  # type: ignore
+    TaskScope(observers=iter([watch]))  # type: ignore
     TaskScope(on_drain=watch)  # type: ignore
     with scope:  # type: ignore
         pass
