@@ -85,7 +85,8 @@ class TaskScope(Intake):
         observers: Called on the loop with a `TaskEvent` for what happens to tasks. A
             `taskcore.spi.Instrument` among them hears of the scope's states as well.
         on_drain: Called with the `DrainReport` when a drain has ended, sync or async;
-            without it, a summary is logged.
+            without it, a summary is logged. A normal end of the block that has nothing left
+            does neither.
 
     Raises:
         ConfigError: An option makes no sense.

@@ -122,6 +122,8 @@ class Task(Generic[P, T]):
 
     Pitfalls:
         A task that awaits its own handle would wait for ever, and is refused.
+        Code that reaches a phase only later, such as an endpoint, waits for ever for a task
+        that is deferred to it.
         `asyncio.wait_for(task, 5)` bounds your wait, not the task: use
         `scope.task(timeout=5)` for that.
 
