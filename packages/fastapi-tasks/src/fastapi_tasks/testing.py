@@ -128,9 +128,18 @@ def record(app: FastAPI) -> AbstractContextManager[list[Scheduled]]:
         FastAPITasksError: As `scope_of`.
 
     Example:
+        from fastapi.testclient import TestClient
+        from fastapi_tasks import Tasks, add_tasks
+
+        add_tasks(app)
+
+        @app.post("/orders")
+        async def create_order(tasks: Tasks) -> None:
+            tasks.after_response.schedule(fetch, url)
+
         with TestClient(app) as client, record(app) as scheduled:
             client.post("/orders")
-        assert [(task.func, task.phase) for task in scheduled] == [(send_mail, "after_response")]
+        assert [(task.func, task.phase) for task in scheduled] == [(fetch, "after_response")]
     """
     return testing.record(scope_of(app))
 

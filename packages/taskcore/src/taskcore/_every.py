@@ -70,6 +70,8 @@ class Interval:
         ConfigValueError: A value is out of its range.
 
     Example:
+        from taskcore import Interval, TaskScope
+
         async with TaskScope() as scope:
             series = scope.every(Interval(60, jitter=5), fetch, url)
             series.cancel()
@@ -298,6 +300,8 @@ class ScopeScheduler(Scheduler):
             WrongLoopError: Called on another event loop than the scope's.
 
         Example:
+            from taskcore import TaskScope
+
             async with TaskScope() as scope:
                 now_and_each_minute = scope.every(60, fetch, url, retries=3)
                 in_an_hour = scope.task(name="later", delay=3600).every(60, fetch, url)

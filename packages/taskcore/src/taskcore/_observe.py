@@ -96,6 +96,9 @@ class Instrument:
     loop, and must not wait; what they raise is logged.
 
     Example:
+        from taskcore import TaskScope
+        from taskcore.spi import Instrument, ScopeEvent
+
         class Stages(Instrument):
             def on_scope(self, event: ScopeEvent) -> None:
                 print(event.scope.name, event.state.value)
@@ -111,10 +114,17 @@ class Instrument:
 
         Called once, in the task's own context: context variables that are set here are
         seen by all that runs for it, in threads and in its error handler as well.
+
+        Args:
+            task: The task.
         """
 
     def on_scope(self, event: ScopeEvent) -> None:
-        """The scope opened, or its drain came to another stage."""
+        """The scope opened, or its drain came to another stage.
+
+        Args:
+            event: The scope, the state that it came into, and the report at the end.
+        """
 
 
 class Observed:

@@ -105,7 +105,11 @@ class OpenTelemetry(Instrument):
                 self._end(event, self._open.pop(task).span)
 
     def on_enter(self, task: AnyTask) -> None:
-        """Begin the span, and make it the current one in the task's context."""
+        """Begin the span, and make it the current one in the task's context.
+
+        Args:
+            task: The task that goes to work.
+        """
         opened = self._open[task]
         # A new trace; what else the context has, such as baggage, goes on into the task.
         outside = trace.set_span_in_context(trace.INVALID_SPAN)

@@ -77,7 +77,11 @@ class Prometheus(Instrument):
                     self._metrics.duration.labels(*labels).observe(event.duration)
 
     def on_scope(self, event: ScopeEvent) -> None:
-        """Take the figures of a scope while it lives."""
+        """Take the figures of a scope while it lives.
+
+        Args:
+            event: The scope, and the state that it came into.
+        """
         if event.state is ScopeState.OPEN:
             self._metrics.scopes.add(event.scope)
         elif event.state is ScopeState.CLOSED:

@@ -235,9 +235,10 @@ def record(scope: TaskScope) -> Generator[list[Scheduled]]:
         RuntimeError: The scope is being recorded already.
 
     Example:
-        with record(scope) as scheduled:
-            register(scope, "ada@example.org")
-        assert scheduled == [Scheduled(send_mail, ("ada@example.org",))]
+        async with TaskScope() as scope:
+            with record(scope) as scheduled:
+                scope.schedule(fetch, url)
+        assert scheduled == [Scheduled(fetch, (url,))]
     """
     _check_scope(scope)
     if "_accept" in vars(scope):
