@@ -1,20 +1,15 @@
-"""Read by type checkers, never run: what `every` accepts, and what has none."""
+"""Read by type checkers, never run: what `every` accepts, and what has none.
+
+See `schedule.py` for what a bare `type: ignore` stands for.
+"""
 
 from functools import partial
 from typing import Any, assert_type
 
 from fastapi_tasks import Tasks
 from taskcore import Interval, Series, Task, TaskScope, current_scope
-
-
-async def fetch(url: str, *, retries: int = 3) -> bytes:
-    """A coroutine function."""
-    return url.encode() * retries
-
-
-def count(text: str) -> int:
-    """A plain function."""
-    return len(text)
+from taskcore.spi import ConfiguredScope
+from tests.typing.schedule import count, fetch
 
 
 async def accepted(scope: TaskScope) -> None:
@@ -24,7 +19,7 @@ async def accepted(scope: TaskScope) -> None:
     assert_type(scope.every(Interval(60, jitter=5, overlap=True), partial(count, "text")), Series)
     assert_type(scope.task(timeout=5).every(60, fetch, "u"), Series)
     assert_type(scope.task(timeout=5).task(shield=True).every(60, fetch, url="u"), Series)
-    assert_type(await scope.task(timeout=5).schedule(fetch, "u"), bytes)
+    assert_type(scope.task(timeout=5).task(shield=True), ConfiguredScope)
     series = current_scope().every(60, count, "text")
     assert_type(series.task, Task[..., Any] | None)
     assert_type(series.is_over, bool)
