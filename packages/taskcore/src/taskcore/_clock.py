@@ -97,7 +97,16 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
     ) -> asyncio.Future[T]:
-        """Run a function in an executor, and hold the clock until its future is done."""
+        """Run a function in an executor, and hold the clock until its future is done.
+
+        Args:
+            executor: Where to run it; `None` is the loop's default executor.
+            func: The function.
+            *args: Its positional arguments.
+
+        Returns:
+            The future of its result.
+        """
         job = super().run_in_executor(executor, func, *args)
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -105,6 +114,10 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 
     async def shutdown_default_executor(self, *args: Any, **kwargs: Any) -> None:
         """Join the threads of the default executor, and hold the clock meanwhile.
+
+        Args:
+            *args: As for any event loop: from Python 3.12 on, a timeout in seconds.
+            **kwargs: The same, by name.
 
         Cancellation:
             Safe: the threads go on ending, and are joined when the interpreter exits.
