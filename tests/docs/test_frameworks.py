@@ -27,7 +27,7 @@ from taskcore.asgi import TasksMiddleware, current_tasks
 from tests.fastapi_tasks import server as asgi_server
 from tests.helpers import Journal
 from tests.servers.harness import HUNG, ROOT, Kind, Server, Traffic
-from tests.servers.test_sigterm import COMPLAINT
+from tests.servers.test_sigterm import complaint
 
 # Each ASGI framework on another server.
 ASGI = {
@@ -72,7 +72,7 @@ def recorded(
         server.wait_ready()
         yield server
         assert server.end() == kind.exit_code
-        assert not COMPLAINT.search(server.output)
+        assert not complaint(server.output)
 
 
 def test_moments_of_an_order(recorded: Server) -> None:
@@ -335,7 +335,7 @@ def test_sigterm_in_the_middle_of_traffic(name: str, tmp_path: Path) -> None:
         traffic.wait_for_answers(40)
         assert server.end() == kind.exit_code
         traffic.join()
-        assert not COMPLAINT.search(server.output)
+        assert not complaint(server.output)
         charging, charged = set(server.keys("charging")), set(server.keys("charged"))
         assert charging == charged
         assert set(traffic.answered) <= charged

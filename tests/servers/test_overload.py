@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.harness import HUNG, KINDS, Kind, Server, Traffic, wait_until
-from tests.servers.test_sigterm import COMPLAINT
+from tests.servers.test_sigterm import complaint
 
 LIMIT, BACKLOG, OVERLOAD = 100, 1000, 10
 CLIENTS = 8
@@ -56,7 +56,7 @@ def test_overload(path: str, name: str, requests: int, tmp_path: Path) -> None:
         exit_code = server.end(signal.SIGTERM)
         traffic.join()
         assert exit_code == kind.exit_code
-        assert not COMPLAINT.search(server.output)
+        assert not complaint(server.output)
         figures = check(server, traffic)
     print(
         f"{name} {path}: {figures}; {seconds:.1f} s; memory {before >> 20} MiB before, "

@@ -16,6 +16,19 @@ from tests.servers.harness import KINDS, Event, Server, Traffic
 
 # What asyncio, Python and the servers print when something was left behind.
 COMPLAINT = re.compile(r"Traceback|Warning|never (retrieved|awaited)|was destroyed|unclosed|killed")
+# Of a connection that comes while the server closes; it concerns no task, and asyncio alone
+# can mend it: https://github.com/python/cpython/issues/109564
+CLOSE_RACE = re.compile(
+    r"^Exception ignored .*_SelectorTransport\.__del__.*\nTraceback .*\n(?: +.*\n)+"
+    r"TypeError: 'NoneType' object is not iterable$",
+    re.MULTILINE,
+)
+
+
+def complaint(output: str) -> str | None:
+    """What there is to complain of in the output of a server, with all that follows."""
+    found = COMPLAINT.search(CLOSE_RACE.sub("", output))
+    return found and found.string[found.start() :]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +64,7 @@ def run_round(name: str, seed: int, folder: Path) -> str:
         traffic.join()
         figures = check(server.journal, traffic.answered)
         assert exit_code == kind.exit_code
-        assert not COMPLAINT.search(server.output)
+        assert not complaint(server.output)
     return f"SEED={seed}: {figures}"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 # Here, or each run of a suite imports its own.
@@ -20,8 +22,10 @@ def pytest_asyncio_loop_factories(config, item):
 
 
 @pytest.fixture(autouse=True)
-def ini(pytester: pytest.Pytester) -> None:
+def ini(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of the user's suite; hypothesis would take a second to load."""
+    # pytest warns of a plugin that tests of ours have imported before it could.
+    monkeypatch.delitem(sys.modules, "taskcore.pytest_plugin", raising=False)
     pytester.makeini(
         "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
         "addopts = --strict-markers -p no:hypothesispytest\nfilterwarnings = error"
