@@ -111,6 +111,7 @@ async def test_log_lines_are_those_of_the_page(caplog: pytest.LogCaptureFixture)
         await first.task(on_error=fail).schedule(fail).wait()
         await first.schedule(cancel_itself).wait()
         first.schedule(swallow)
+        first.schedule(asyncio.sleep, 3600)
         await asyncio.sleep(0)
         await first.drain(grace_period=6.0)
     async with TaskScope(on_drain=fail_at_once, limit=1, backlog=0) as second:

@@ -595,3 +595,24 @@ async def test_websocket(app: FastAPI, journal: Journal) -> None:
         *("done", "after_route", "after_response"),
     )
     journal.assert_order("websocket.accept", "now", "done")
+
+
+async def test_endpoint_that_awaits_what_comes_after_it(app: FastAPI, journal: Journal) -> None:
+    """I7: an endpoint that awaits a task of its own next phase would hang, and is told so."""
+
+    async def elsewhere(tasks: RequestTasks) -> None:
+        await tasks.after_response.schedule(journal.add, "awaited in another task")
+        journal.add("awaited")
+
+    @app.get("/")
+    async def endpoint(tasks: Tasks) -> None:
+        tasks.schedule(elsewhere, tasks)
+        for phase in (tasks.after_route, tasks.after_response):
+            with pytest.raises(RuntimeError, match="await it in another task"):
+                await phase.schedule(journal.add, phase.name)
+
+    async with Server(app, journal) as server:
+        await server.get("/")
+    assert {"after_route", "after_response", "awaited in another task", "awaited"} <= set(
+        journal.events
+    )

@@ -150,7 +150,7 @@ def test_forced_exit_ends_at_the_shield_deadline(tmp_path: Path) -> None:
     [
         "uvicorn-asyncio",
         pytest.param("uvicorn-uvloop", marks=SOAK),
-        pytest.param("uvicorn-workers", marks=SOAK),
+        # Not with --workers: uvicorn's parent passes a Ctrl-C on, so one may count as two.
         pytest.param("hypercorn", marks=SOAK),
         pytest.param("granian", marks=SOAK),
     ],

@@ -284,3 +284,19 @@ async def test_names() -> None:
         ]
         for func, name in named:
             assert scope.schedule(func, 1).name == name
+
+
+async def test_option_among_the_arguments() -> None:
+    """I7: who gives an option of the task to `schedule` is told where it goes."""
+
+    async def send(address: str) -> None:
+        raise AssertionError
+
+    def store(row: int) -> None:
+        raise AssertionError
+
+    async with TaskScope() as scope:
+        for function in (send, store):
+            fix = rf"write task\(timeout=...\).schedule\(.*{function.__name__}, ...\)"
+            with pytest.raises(InvalidCallError, match=fix):
+                scope.schedule(function, "ada", timeout=5)  # type: ignore

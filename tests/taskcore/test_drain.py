@@ -619,13 +619,17 @@ async def test_summary_line(caplog: pytest.LogCaptureFixture) -> None:
     async with drained(name="app", grace_period=1.5) as scope:
         scope.schedule(hang)
         report = await scope.drain()
-    (record,) = caplog.records
+    record, cancelled = caplog.records
     assert record.getMessage() == (
         "drain of scope 'app' ended after 1.50 s: "
         "0 succeeded, 0 failed, 1 cancelled, 0 abandoned, 0 skipped"
     )
     assert record.levelno == logging.INFO
     assert (vars(record)["scope"], vars(record)["report"]) == ("app", report)
+    (entry,) = report.cancelled
+    named = f"drain of scope 'app' cancelled 1 tasks: 'hang' ({entry.id})"
+    assert (cancelled.getMessage(), cancelled.levelno) == (named, logging.WARNING)
+    assert vars(cancelled)["task_ids"] == [entry.id]
 
 
 async def test_wait_lines(caplog: pytest.LogCaptureFixture) -> None:
@@ -640,19 +644,22 @@ async def test_wait_lines(caplog: pytest.LogCaptureFixture) -> None:
         f"{waits} 2 tasks after 5 s (draining): {both}",
         f"{waits} 2 tasks after 10 s (draining): {both}",
         f"{waits} 1 tasks after 16 s (cancelling): 'shielded' ({shielded.id})",
+        f"drain of scope 'app' cancelled 1 tasks: 'plain' ({plain.id})",
     ]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
     assert vars(caplog.records[0])["task_ids"] == [plain.id, shielded.id]
 
 
 async def test_wait_line_of_many_tasks(caplog: pytest.LogCaptureFixture) -> None:
-    """A wait line names ten tasks, and counts the others."""
+    """A wait line names ten tasks, and counts the others; so does what names the cancelled."""
     async with drained(grace_period=6) as scope:
         tasks = [scope.schedule(hang) for _ in range(12)]
         await scope.drain()
-    (record,) = caplog.records
-    assert "still waits for 12 tasks" in record.getMessage()
-    assert record.getMessage().endswith(f"'hang' ({tasks[9].id}) and 2 more")
+    waits, cancelled = (record.getMessage() for record in caplog.records)
+    assert "still waits for 12 tasks" in waits
+    assert "cancelled 12 tasks" in cancelled
+    assert waits.endswith(f"'hang' ({tasks[9].id}) and 2 more")
+    assert cancelled.endswith(" and 2 more")
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -822,7 +829,7 @@ async def test_shortened_grace_period_and_delays() -> None:
 async def test_drain_from_a_task_of_the_scope() -> None:
     """A task cannot drain the scope that would wait for it, and is told so."""
     async with TaskScope() as scope:
-        with pytest.raises(RuntimeError, match="drain it from outside of its tasks"):
+        with pytest.raises(RuntimeError, match="outside of its tasks"):
             await scope.task(on_error=ignore).schedule(scope.drain)
         assert scope.state is ScopeState.OPEN
 

@@ -24,6 +24,16 @@ async def nothing() -> None:
 # -- its life -----------------------------------------------------------------------------
 
 
+async def test_task_that_waits_for_its_own_scope() -> None:
+    """I7: a task that waits until its scope is idle would wait for itself, and is told so."""
+    async with TaskScope(name="app") as scope:
+        task = scope.task(name="waiter").schedule(scope.wait_idle)
+        with pytest.raises(
+            RuntimeError, match="'waiter' cannot wait until idle"
+        ):
+            await task
+
+
 async def test_end_waits_for_every_task() -> None:
     """A normal end waits for all tasks, and for those that they schedule meanwhile."""
     journal = Journal()
@@ -237,7 +247,7 @@ async def test_drained_by_its_own_task() -> None:
     """I7: a task that drains its own scope is refused instead of waiting for itself."""
     async with TaskScope(config=TaskConfig(on_error=keep_quiet)) as scope:
         task = scope.schedule(scope.drain)
-        with pytest.raises(RuntimeError, match="drain it from outside of its tasks"):
+        with pytest.raises(RuntimeError, match="outside of its tasks"):
             await task
 
 

@@ -110,11 +110,21 @@ class Books(Observed):
             known = ", ".join(f"'{lane}'" for lane in self._lanes) or "none"
             raise ConfigValueError(
                 f"lane={name!r} is unknown: scope '{self._name}' has {known}; "
-                f"add it with TaskScope(lanes={{{name!r}: limit}})"
+                f"add it with TaskScope(lanes={{{name!r}: limit}}), or in add_tasks(app, lanes=...)"
             )
         return lane
 
     # -- starts and ends, on the loop ----------------------------------------------------
+
+    def _check_can_come(self, task: AnyTask) -> None:
+        """Raise if the phase of a deferred task can not come while the caller waits."""
+        unit = self._deferred.get(task)
+        if unit is not None and unit.driver is not None and unit.driver is asyncio.current_task():
+            raise RuntimeError(
+                f"task '{task.name}' waits for the phase '{task.phase}' of this very request, "
+                "which cannot come while it is awaited here; await it in another task, or "
+                "schedule it without a phase, to start at once"
+            )
 
     def _launch(self, task: AnyTask) -> None:
         """Start a task that has its slot, unless it is too late."""

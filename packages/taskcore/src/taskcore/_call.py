@@ -14,6 +14,7 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
+from taskcore._config import OPTIONS
 from taskcore.errors import InvalidCallError
 
 CO_COROUTINE = inspect.CO_COROUTINE
@@ -104,10 +105,12 @@ def misfit(func: Callable[..., Any], error: TypeError) -> InvalidCallError:
         shape = str(inspect.signature(func))
     except (ValueError, TypeError):
         shape = "(...)"
-    return InvalidCallError(
-        f"cannot schedule '{name}': {error}; call schedule({name}, ...) with arguments "
-        f"that fit {name}{shape}"
-    )
+    keyword = str(error).partition("unexpected keyword argument '")[2].partition("'")[0]
+    if keyword in OPTIONS:
+        fix = f"{keyword} is an option of the task: write task({keyword}=...).schedule({name}, ...)"
+    else:
+        fix = f"call schedule({name}, ...) with arguments that fit {name}{shape}"
+    return InvalidCallError(f"cannot schedule '{name}': {error}; {fix}")
 
 
 def _not_callable(func: Any) -> InvalidCallError:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from types import FunctionType
 from typing import (
     TYPE_CHECKING,
@@ -173,7 +174,9 @@ class TaskConfig:
         return merged
 
 
-def check_seconds(option: str, value: float | None, *, none: str = "leave it out") -> None:
+def check_seconds(
+    option: str, value: float | None, *, none: str = "leave it out for no limit"
+) -> None:
     """Refuse what is no finite length of time greater than or equal to 0; `None` passes."""
     if value is None:
         return
@@ -181,7 +184,7 @@ def check_seconds(option: str, value: float | None, *, none: str = "leave it out
         raise ConfigTypeError(f"{option}={value!r} is not a number; pass seconds, or {none}")
     if not 0 <= value <= LONGEST:
         raise ConfigValueError(
-            f"{option}={value!r} is no length of time; pass seconds >= 0, or {none} for no limit"
+            f"{option}={value!r} is no length of time; pass seconds >= 0, or {none}"
         )
 
 
@@ -286,6 +289,9 @@ def _check_handler(option: str, handler: TaskErrorHandler) -> None:
         )
 
 
+OPTIONS = tuple(TaskOptions.__annotations__)
+"""The names of the options."""
+
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "name": _check_name,
     "shield": _check_shield,
@@ -296,7 +302,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "when": _check_when,
     "run_in": _check_run_in,
     "lane": _check_name,
-    "delay": check_seconds,
+    "delay": partial(check_seconds, none="leave it out to start at once"),
 }
 # With these alone, a task still needs nothing but to await its function.
 _HARMLESS = frozenset({"name", "on_error", "when"})

@@ -29,7 +29,7 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -44,7 +44,7 @@ LOG_INTERVAL = 5.0
 """Seconds between two lines that name what a drain still waits for."""
 ON_DRAIN_TIME = 0.5
 """Seconds that an async `on_drain` may take, so that the drain keeps its bound."""
-_NAMED = 10  # tasks that such a line names at the most
+_NAMED = 10  # tasks that a line names at the most
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,14 +279,15 @@ class Drain:
 
     def _cancel(self, tasks: Iterable[AnyTask]) -> None:
         tasks = [task for task in tasks if task not in self._stop_by]
-        # A function in a thread is given up, and its stack logged, by its own task.
-        stop_by = self._loop.time() + STOP_TIME + 0.25
         # Those that wait for a slot first, or each running one that ends would start one.
         tasks.sort(key=lambda task: task._runner is not None)
         for task in tasks:
             if not task.done():  # else an observer of the end of one before it cancelled it
-                self._stop_by[task] = stop_by
                 task._cancel()
+        # From now, as none has had its turn yet, and cancelling thousands takes its time. A
+        # function in a thread is given up, and its stack logged, by its own task.
+        stop_by = self._loop.time() + STOP_TIME + 0.25
+        self._stop_by |= {task: stop_by for task in tasks if not task.done()}
 
     def _abandon_overdue(self) -> None:
         now = self._loop.time()
@@ -301,10 +302,17 @@ class Drain:
 
     # -- what is told ---------------------------------------------------------------------
 
+    def _say_cancelled(self, report: DrainReport) -> None:
+        """Name what did not run to its end: at WARNING, which Python prints by default."""
+        if report.cancelled:
+            message = "drain of scope '%s' cancelled %d tasks: %s%s"
+            names = (self._scope.name, len(report.cancelled), *_named(report.cancelled))
+            ids = [entry.id for entry in report.cancelled]
+            say(logging.WARNING, message, *names, extra={"scope": names[0], "task_ids": ids})
+
     def _say_waiting(self, now: float) -> None:
         tasks = self._unfinished()
-        names = ", ".join(f"'{task.name}' ({task.id})" for task in tasks[:_NAMED])
-        more = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
+        names, more = _named(tasks)
         say(
             logging.WARNING,
             "drain of scope '%s' still waits for %d tasks after %.0f s (%s): %s%s",
@@ -320,6 +328,7 @@ class Drain:
         if self._on_drain is None:
             message = "drain of scope '%s' ended after %.2f s: %s"
             say(logging.INFO, message, self._scope.name, report.duration, report, extra=facts)
+            self._say_cancelled(report)
             return
         problem = await self._give(self._on_drain, report)
         if problem is not None:
@@ -345,6 +354,12 @@ class Drain:
         if not runner.done():
             abandon(runner)
         return runner.result() if runner.done() and not runner.cancelled() else TimeoutError()
+
+
+def _named(tasks: Sequence[AnyTask | DrainEntry]) -> tuple[str, str]:
+    """The names of the first few, and how many there are beside them."""
+    names = ", ".join(f"'{task.name}' ({task.id})" for task in tasks[:_NAMED])
+    return names, f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
 
 
 async def _awaiting(answer: Awaitable[object]) -> BaseException | None:

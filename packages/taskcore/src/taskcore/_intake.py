@@ -140,6 +140,8 @@ class Intake(Books, ScopeScheduler):
             # The short way of what is scheduled most: `_arrive` would come to the same.
             self._tasks[task] = None
             if self._observers:
+                # Before they are told: what an observer sets in its context stays there (I4).
+                task._context = task._context or copy_context()
                 self._tell("scheduled", task)
             start(task, work)
             return task

@@ -10,6 +10,7 @@ are for the scope's loop alone: a task that a thread gives arrives there first.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -40,9 +41,20 @@ class Lifecycle(Configured):
         phases: The names of its phases, in order.
         owner: The task that made it, if it was made inside one.
         origin: What an adapter made it for, such as the ASGI scope of a request.
+        driver: The asyncio task in which an adapter brings its phases, if there is one: who
+            awaits a deferred task in there would wait for ever, and is refused.
     """
 
-    __slots__ = ("_deferred", "_failed", "_reached", "_tokens", "origin", "owner", "phases")
+    __slots__ = (
+        "_deferred",
+        "_failed",
+        "_reached",
+        "_tokens",
+        "driver",
+        "origin",
+        "owner",
+        "phases",
+    )
 
     def __init__(
         self, scope: TaskScope, phases: tuple[str, ...], config: TaskConfig, owner: AnyTask | None
@@ -56,6 +68,7 @@ class Lifecycle(Configured):
         self._deferred: list[dict[AnyTask, None]] | None = None
         self._tokens: tuple[Token[Any], ...] = ()
         self.origin: Any = None
+        self.driver: asyncio.Task[Any] | None = None
 
     @property
     def scope(self) -> TaskScope:

@@ -121,8 +121,8 @@ class TaskScope(Intake):
         check_count("backlog", backlog, least=0, none="no limit")
         check_count("threads", threads, least=1)
         check_count("processes", processes, least=1, none="one per processor")
-        check_seconds("grace_period", grace_period, none="None")
-        check_seconds("shield_timeout", shield_timeout, none="None")
+        check_seconds("grace_period", grace_period, none="None for no limit")
+        check_seconds("shield_timeout", shield_timeout, none="None for no limit")
         if config is not None and not isinstance(config, TaskConfig):
             raise ConfigTypeError(f"config={config!r} is no TaskConfig; pass TaskConfig(...)")
         if backlog is not None and limit is None and not lanes:
@@ -237,11 +237,23 @@ class TaskScope(Intake):
 
         Raises:
             WrongLoopError: Called on another event loop than the scope's.
+            RuntimeError: Called by a task of this scope, which would wait for itself.
 
         Cancellation:
             Safe: nothing is touched.
         """
+        if self._is_here():
+            self._check_not_inside("wait until idle")
         await self._wait(lambda: self._tasks or self._on_the_way)
+
+    def _check_not_inside(self, what: str) -> None:
+        """Refuse what a task of this scope would wait for itself with."""
+        runner = current_root()
+        if runner is not None and runner.task in self._tasks:
+            raise RuntimeError(
+                f"task '{runner.task.name}' cannot {what}: scope '{self._name}' would wait "
+                "for it; do that outside of its tasks, or 'await' the handles of others"
+            )
 
     async def _wait(self, busy: Callable[[], object]) -> None:
         """Wait until `busy()`, which is asked when tasks or series end, is false."""
@@ -307,8 +319,8 @@ class TaskScope(Intake):
         """
         grace = self._grace_period if grace_period is UNSET else grace_period
         shield = self._shield_timeout if shield_timeout is UNSET else shield_timeout
-        check_seconds("grace_period", grace, none="None")
-        check_seconds("shield_timeout", shield, none="None")
+        check_seconds("grace_period", grace, none="None for no limit")
+        check_seconds("shield_timeout", shield, none="None for no limit")
         if self._state is ScopeState.NEW:
             raise ScopeClosedError(
                 f"cannot drain scope '{self._name}': it was not entered; "
@@ -316,12 +328,7 @@ class TaskScope(Intake):
             )
         if not self._is_here():
             raise self._wrong_loop("drain")
-        runner = current_root()
-        if runner is not None and runner.task in self._tasks:
-            raise RuntimeError(
-                f"task '{runner.task.name}' cannot drain scope '{self._name}', which would wait "
-                "for it; drain it from outside of its tasks"
-            )
+        self._check_not_inside("drain")
         return await self._begin_drain(grace, shield).wait()
 
     async def drain_uncancelled(

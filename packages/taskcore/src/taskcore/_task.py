@@ -67,6 +67,10 @@ class Home(Protocol):
         """Begin to drain, with the scope's own deadlines."""
         ...
 
+    def _check_can_come(self, task: Task[..., Any]) -> None:
+        """Raise if the phase of a deferred task can not come while the caller waits."""
+        ...
+
     def _tell(self, kind: Any, task: Task[..., Any], attempt: int | None = None) -> None:
         """Give an event to the observers."""
         ...
@@ -296,7 +300,8 @@ class Task(Generic[P, T]):
 
         Raises:
             WrongLoopError: Called on another event loop than the scope's.
-            RuntimeError: Called by the task itself.
+            RuntimeError: Called by the task itself; or by the request whose next phase it
+                waits for, such as an endpoint that awaits an `after_response` task.
 
         Cancellation:
             Safe: the task is not touched.
@@ -307,6 +312,8 @@ class Task(Generic[P, T]):
             raise RuntimeError(
                 f"task '{self.name}' cannot wait for itself; schedule another task that does"
             )
+        if self._state is TaskState.DEFERRED:
+            self._scope._check_can_come(self)
         while self._state not in FINAL:
             await self._until(self._new_waiter())
 

@@ -155,6 +155,7 @@ class TasksMiddleware:
             return
         unit = Lifecycle(tasks, _PHASES, tasks.config, None)
         unit.origin = scope
+        unit.driver = asyncio.current_task()
         outer = scope.get(UNIT)
         scope[UNIT] = unit
         exchange = _Exchange(unit, send)

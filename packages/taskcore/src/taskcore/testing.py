@@ -79,7 +79,7 @@ async def wait_idle(
         Safe: nothing is touched.
     """
     _check_scope(scope)
-    check_seconds("timeout", timeout, none="None")
+    check_seconds("timeout", timeout, none="None for no limit")
     try:
         async with asyncio.timeout(timeout):
             await scope.wait_idle()
@@ -99,7 +99,7 @@ def wait_idle_sync(scope: TaskScope, *, timeout: float | None = IDLE_TIMEOUT) ->
         WrongLoopError: Called on the scope's own loop, or that loop does not run.
     """
     _check_scope(scope)
-    check_seconds("timeout", timeout, none="None")
+    check_seconds("timeout", timeout, none="None for no limit")
     if scope.state is ScopeState.CLOSED:
         return
     if scope._is_here():
