@@ -49,7 +49,10 @@ PROGRAM = textwrap.dedent(
         async with asyncio.TaskGroup() as group:
             group.create_task(swallow_everything())
 
+    begun = []  # functions that threads have begun
+
     def thread():
+        begun.append(1)
         time.sleep(3600)
 
     async def fail():
@@ -59,6 +62,7 @@ PROGRAM = textwrap.dedent(
         await swallow_everything()
 
     def handler_in_thread(task, error):
+        begun.append(1)
         time.sleep(3600)
 
     async def on_drain_hangs(report):
@@ -79,6 +83,8 @@ PROGRAM = textwrap.dedent(
                 elif on_drain is None:
                     scope.task(shield=shield, name=name).schedule(globals()[name])
             await asyncio.sleep(0.05)
+            while "thread" in name and len(begun) < 2:
+                await asyncio.sleep(0.01)
             await scope.drain()
 
     logging.basicConfig(level="INFO", format="%(name)s %(levelname)s %(message)s")

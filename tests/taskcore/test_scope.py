@@ -28,9 +28,7 @@ async def test_task_that_waits_for_its_own_scope() -> None:
     """I7: a task that waits until its scope is idle would wait for itself, and is told so."""
     async with TaskScope(name="app") as scope:
         task = scope.task(name="waiter").schedule(scope.wait_idle)
-        with pytest.raises(
-            RuntimeError, match="'waiter' cannot wait until idle"
-        ):
+        with pytest.raises(RuntimeError, match="'waiter' cannot wait until idle"):
             await task
 
 

@@ -48,9 +48,9 @@ class Intake(Books, ScopeScheduler):
 
     def __init__(self, config: TaskConfig, *books: Any) -> None:
         super().__init__(*books)
-        self.config = config
-        self._unit = None
-        self._index = 0
+        self.config: TaskConfig = config
+        self._unit: Lifecycle | None = None
+        self._index: int = 0
 
     @property
     def _intake(self) -> Intake:  # type: ignore[override]
