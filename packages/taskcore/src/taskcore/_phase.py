@@ -133,7 +133,7 @@ class Lifecycle(Configured):
         Args:
             config: The config that is nearer to the tasks.
         """
-        self.config = self.config.merge(config)
+        self.config: TaskConfig = self.config.merge(config)
 
     def close(self) -> None:
         """Reach every phase that is left."""
