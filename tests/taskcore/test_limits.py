@@ -696,6 +696,52 @@ async def test_crowd_of_waiting_tasks_is_cancelled_by_a_drain() -> None:
     assert len(report.cancelled) == 10_001
 
 
+@pytest.mark.virtual
+async def test_crowd_that_comes_too_late_is_cancelled() -> None:
+    """S1, L4: tasks that wait for the slot of one that ends too late end with it, however many."""
+    began: list[int] = []
+
+    async def begin() -> None:
+        began.append(1)
+
+    async def schedule_crowd() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(2_000):
+                scope.schedule(begin)
+
+    async with TaskScope(limit=1) as scope:
+        await scope.task(shield=True).schedule(schedule_crowd).started.wait()
+        async with asyncio.timeout(100):
+            report = await scope.drain(grace_period=0, shield_timeout=0)
+    assert began == []
+    assert len(report.cancelled) == 2_001
+
+
+@pytest.mark.virtual
+async def test_observer_cancels_what_has_its_slot_in_a_drain() -> None:
+    """S1, L4: a slot that an observer sets free goes to none of the many that come too late."""
+
+    def cancel_head(event: TaskEvent) -> None:
+        if event.kind == "finished" and event.task.cancelled():
+            head.cancel()
+
+    gate = asyncio.Event()
+    async with TaskScope(limit=1, observers=[cancel_head]) as scope:
+        running = scope.schedule(gate.wait)
+        await running.started.wait()
+        head = scope.schedule(nothing)
+        waiting = [scope.schedule(nothing) for _ in range(2_000)]
+        drain = asyncio.create_task(scope.drain(grace_period=0))
+        gate.set()  # `head` gets the slot in the turn in which the drain begins
+        async with asyncio.timeout(100):
+            report = await drain
+    assert running.state is TaskState.SUCCEEDED
+    assert head.cancelled()
+    assert len(report.cancelled) == len(waiting) + 1
+
+
 # -- the whole scope, in any order ---------------------------------------------------------------
 
 

@@ -113,6 +113,21 @@ async def test_skipped() -> None:
     assert watch.of(task) == watch.of(late) == ["scheduled", "skipped"]
 
 
+async def test_cancelled_on_the_way_from_a_thread() -> None:
+    """A task that is cancelled before the loop has seen it is told of in order as well."""
+    watch = Watch()
+    handles: list[Task[..., Any]] = []
+    async with TaskScope(limit=1, observers=[watch]) as scope:
+        unit = scope.lifecycle("end")
+        for target in (scope, scope.task(delay=1), unit.phase("end")):
+            thread = threading.Thread(target=lambda to=target: handles.append(to.schedule(nothing)))
+            thread.start()
+            thread.join()  # the loop stands still meanwhile
+            assert handles[-1].cancel()
+    assert [task.state for task in handles] == [TaskState.CANCELLED] * 3
+    assert [watch.of(task) for task in handles] == [["scheduled", "finished"]] * 3
+
+
 async def test_refused() -> None:
     """L1: a task that was refused was never accepted, so no observer is told of it."""
     watch = Watch()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from taskcore import Lifecycle, Phase, TaskConfig, TaskScope, TaskState
+from taskcore import Lifecycle, Phase, TaskConfig, TaskEvent, TaskScope, TaskState
 from taskcore.errors import ConfigTypeError, ConfigValueError, UnknownPhaseError
 from taskcore.spi import current_unit
 from tests.helpers import Journal, Outcome, cancel_at_every_await
@@ -108,6 +108,43 @@ async def test_scheduled_while_the_phase_is_reached() -> None:
     assert sorted(map(str, journal.events)) == ["first", "second", "third"]
     journal.assert_order("first", "second")
     journal.assert_order("first", "third")
+
+
+@pytest.mark.parametrize("reach", [True, False])
+async def test_observer_that_goes_on_before_the_phase_is_over(reach: bool) -> None:
+    """T2: what an observer of a skipped task schedules, or starts, comes after its phase."""
+    journal = Journal()
+
+    async def begin(what: str) -> None:
+        journal.add(what)
+
+    def observe(event: TaskEvent) -> None:
+        if event.kind == "skipped":
+            if reach:
+                unit.advance("two")
+            else:
+                unit.phase("one").schedule(begin, "last")
+
+    async with TaskScope(observers=[observe]) as scope, scope.lifecycle("one", "two") as unit:
+        unit.phase("one").task(when="failure").schedule(begin, "skipped")
+        unit.phase("one").schedule(begin, "first")
+        if reach:
+            unit.phase("two").schedule(begin, "last")
+        unit.advance("one")
+    assert journal.events == ["first", "last"]
+
+
+async def test_unwanted_task_that_an_observer_cancels() -> None:
+    """A task that is to be skipped may be cancelled before."""
+
+    def cancel_last(event: TaskEvent) -> None:
+        if event.kind == "skipped":
+            assert last.cancel()
+
+    async with TaskScope(observers=[cancel_last]) as scope, scope.lifecycle("end") as unit:
+        first = unit.phase("end").task(when="failure").schedule(nothing)
+        last = unit.phase("end").task(when="failure").schedule(nothing)
+    assert (first.state, last.state) == (TaskState.SKIPPED, TaskState.CANCELLED)
 
 
 async def test_end_reaches_what_is_left() -> None:

@@ -8,6 +8,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -445,7 +446,42 @@ async def test_cancelled_waiting_task_is_not_held() -> None:
         running.cancel()
 
 
-@pytest.mark.parametrize("options", [{}, {"timeout": 60.0}], ids=["bare", "configured"])
+@pytest.mark.parametrize("own", [True, False], ids=["own threads", "an executor"])
+async def test_cancelled_task_is_not_held_by_busy_threads(own: bool) -> None:
+    """I6: a function that was cancelled before a thread was free is not held until one is."""
+    release = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        async with TaskScope(threads=1) as scope:
+            target = scope.task(run_in="thread" if own else threads)
+            blocking = target.schedule(release.wait)
+            await blocking.started.wait()
+            payload = Payload()
+            task = target.schedule(keep_in_thread, payload)
+            gone = weakref.ref(task), weakref.ref(payload)
+            await asyncio.sleep(0)
+            task.cancel()
+            await task.wait()
+            await asyncio.sleep(0)
+            assert task.cancelled()
+            del task, payload
+            held = [ref() for ref in gone]
+            release.set()
+    assert held == [None, None]
+
+
+async def again(func: Callable[..., Any], *args: Any) -> Any:
+    """A retry that shows what was tried before."""
+    try:
+        return await func(*args)
+    except ValueError:
+        return await func(*args)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"timeout": 60.0}, {"retry": again, "limiter": asyncio.Semaphore()}],
+    ids=["bare", "configured", "retried"],
+)
 @pytest.mark.parametrize("func", [keep, keep_in_thread, boom, boom_in_thread, asyncio.Event.wait])
 async def test_tasks_leave_no_cycle(func: Callable[..., Any], options: dict[str, Any]) -> None:
     """C3: tasks that succeed, fail or are cancelled leave the cycle collector nothing."""

@@ -401,6 +401,33 @@ async def test_thread_interrupted_at_every_line(
 
 
 @pytest.mark.virtual
+async def test_thread_interrupted_by_a_drain_while_room_is_awaited() -> None:
+    """I8, L1: a thread that comes too late gives its place back to whoever waits for it."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualClockLoop)
+    loop.set_debug(True)  # it refuses to be touched by a thread
+    line = 0
+    while True:
+        async with TaskScope(limit=1, backlog=0) as scope:
+            waiting: list[asyncio.Task[None]] = []
+
+            async def drain(
+                scope: TaskScope = scope, waiting: list[asyncio.Task[None]] = waiting
+            ) -> None:
+                waiting.append(asyncio.create_task(scope.wait_for_room()))
+                await asyncio.sleep(0)
+                await scope.drain(grace_period=0)
+
+            thread = Thread(loop, scope)
+            pause = PauseAt(line, scope, partial(thread.pause, drain))
+            await thread.run(partial(pause.run, partial(scope.schedule, nothing)))
+            await asyncio.wait_for(asyncio.gather(*waiting), 100)
+        if not pause.where:
+            return
+        line += 1
+
+
+@pytest.mark.virtual
 async def test_two_threads_interrupted_at_every_line() -> None:
     """I8, T5: two threads may be the first ones to schedule on a phase."""
     line = 0

@@ -126,6 +126,9 @@ class Books(Observed):
                 "schedule it without a phase, to start at once"
             )
 
+    def _has(self, task: AnyTask) -> bool:
+        return task in self._tasks or task in self._deferred
+
     def _launch(self, task: AnyTask) -> None:
         """Start a task that has its slot, unless it is too late."""
         if self._drain is not None and self._drain.refuses(task):
@@ -208,9 +211,17 @@ class Books(Observed):
             lane.cancel_reservation()
         elif before is _WAITING:
             lane.withdraw()
-        elif (heir := lane.release()) is not None:
-            heir._state = _SCHEDULED
-            self._launch(heir)
+        else:
+            while (
+                self._drain is not None
+                and (first := lane.first()) is not None
+                and self._drain.refuses(first)
+            ):
+                # Not by `_launch`: each end would be inside the one before, a thousand deep.
+                first._finish(TaskState.CANCELLED)
+            if (heir := lane.release()) is not None:
+                heir._state = _SCHEDULED
+                self._launch(heir)
 
     def _wake_idle_waiters(self) -> None:
         waiters, self._idle_waiters = self._idle_waiters, []

@@ -36,6 +36,7 @@ class UserExecutor:
         self._executor = executor
         self._keeper = _Keeper(executor)
         self._loop = loop
+        self._calls: list[ThreadCall] = []  # the one that has not begun, in a thread
 
     def submit(
         self, func: Callable[[], Any], context: Context, begun: Callable[[], None], owner: AnyTask
@@ -48,7 +49,8 @@ class UserExecutor:
         call = ThreadCall(func, context, self._loop.create_future(), begun, owner)
         # By its module, which loads it when it is first looked up (promise C4).
         in_thread = isinstance(self._executor, futures.ThreadPoolExecutor)
-        work = partial(_run_once, [call]) if in_thread else partial(_result, func)
+        self._calls.append(call)
+        work = partial(_run_once, self._calls) if in_thread else partial(_result, func)
         try:
             answer = self._loop.run_in_executor(self._keeper, work)
         except Exception as error:
@@ -60,7 +62,10 @@ class UserExecutor:
 
     def withdraw(self, call: ThreadCall) -> bool:
         """Keep a call that has not begun from ever beginning; false if it has begun."""
-        return self._keeper.job.cancel()
+        withdrawn = self._keeper.job.cancel()
+        if withdrawn:
+            self._calls.clear()  # which the queue of the executor still holds
+        return withdrawn
 
     def abandon(self, call: ThreadCall) -> None:
         """Wait for it no more; the executor goes on."""

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
@@ -158,8 +159,9 @@ class Intake(Books, ScopeScheduler):
             task._phase = unit.phases[index]
         if here:
             self._arrive(task, unit, index)
-        elif not self._send(self._arrive_late, task, unit, index):
-            self._give_back(task, task._state)
+        elif not self._send(self._arrive, task, unit, index):
+            with contextlib.suppress(RuntimeError):  # the loop has closed as well
+                self._on_loop(self._give_back, task, task._state)
             raise self._closed(f"'{task.name}'")
 
     def _send(self, arrive: Callable[..., None], *args: Any) -> bool:
@@ -180,10 +182,6 @@ class Intake(Books, ScopeScheduler):
             self._wake_idle_waiters()
         if self._drain is not None:
             self._drain.wake()
-
-    def _arrive_late(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
-        if not task.done():  # else cancelled on the way
-            self._arrive(task, unit, index)
 
     def _arrive(self, task: AnyTask, unit: Lifecycle | None, index: int) -> None:
         """Write a task into its book, and let it go its way."""

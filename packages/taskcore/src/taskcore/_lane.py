@@ -112,18 +112,23 @@ class Lane:
         Returns:
             The task that waited longest, which has the slot now; `None` if none waits.
         """
-        heir = None
-        while self._queue:
-            if self._queue[0].state is TaskState.WAITING:
-                heir = self._queue.popleft()
-                break
-            self._left -= 1  # first, or a thread would see one waiting task too few
-            self._queue.popleft()
-        else:
+        heir = self.first() if self._queue else None
+        if heir is None:
             self.taken -= 1
+        else:
+            self._queue.popleft()
         if self._room_waiters:
             self.wake_room_waiter()
         return heir
+
+    def first(self) -> AnyTask | None:
+        """The task that waited longest, which stays where it is; `None` if none waits."""
+        while self._queue:
+            if self._queue[0].state is TaskState.WAITING:
+                return self._queue[0]
+            self._left -= 1  # first, or a thread would see one waiting task too few
+            self._queue.popleft()
+        return None
 
     # Room: only the head of the line is woken, and it stays there until it has resumed and
     # found room, or was cancelled; on its way out it wakes the next.

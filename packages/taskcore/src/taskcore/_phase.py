@@ -198,6 +198,7 @@ class Lifecycle(Configured):
         assert self._deferred is not None
         tasks, self._deferred[index] = self._deferred[index], {}
         started = False
+        unwanted: list[AnyTask] = []
         for task in tasks:
             if task._state is not _DEFERRED:
                 continue  # cancelled by the start of one before it, or started by the drain
@@ -205,6 +206,10 @@ class Lifecycle(Configured):
                 self._intake._phase_came(task)
                 started = True
             else:
+                unwanted.append(task)
+        # Last, as an observer may schedule on this phase, or reach the next: that comes later.
+        for task in unwanted:
+            if task._state is _DEFERRED:
                 task._finish(TaskState.SKIPPED)
         return started
 

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar, copy_context
 from functools import cache, partial
+from types import TracebackType
 from typing import Any, cast
 from weakref import WeakSet, ref
 
@@ -173,13 +174,7 @@ def _is_running(task: AnyTask) -> bool:
 
 
 async def _fail(task: AnyTask, error: BaseException) -> None:
-    # Without our own frames the traceback is the user's, and makes no cycle with the task.
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename in _OWN_FILES:
-        if traceback.tb_frame.f_code is not run.__code__:
-            with contextlib.suppress(RuntimeError):  # its worker thread may still be in it
-                traceback.tb_frame.clear()
-        traceback = traceback.tb_next
+    traceback = _clear_own_frames(error)
     error.with_traceback(traceback)  # an assignment is refused by frozen dataclasses
     if isinstance(error, asyncio.CancelledError) and not _is_foreign(task, error):
         stuck = _is_stuck(error)
@@ -201,6 +196,21 @@ async def _fail(task: AnyTask, error: BaseException) -> None:
     task._finish(TaskState.FAILED, (error, traceback))
 
 
+def _clear_own_frames(error: BaseException) -> TracebackType | None:
+    """Clear our own frames, which lead back to the task, up to the first of the user's.
+
+    Returns:
+        The traceback from there on: it is the user's, and makes no cycle with the task.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in _OWN_FILES:
+        if traceback.tb_frame.f_code is not run.__code__:
+            with contextlib.suppress(RuntimeError):  # one that runs: ours, or a worker thread's
+                traceback.tb_frame.clear()
+        traceback = traceback.tb_next
+    return traceback
+
+
 def _is_stuck(error: BaseException) -> bool:
     """Whether a function in a thread was given up when it did not stop."""
     return isinstance(error, asyncio.CancelledError) and any(arg is _STUCK for arg in error.args)
@@ -219,7 +229,9 @@ async def _attempts(task: AnyTask) -> Any:
     retry = task.config.retry
     if retry is None:
         return await _limited(task, task.args, task.kwargs)
-    answer = retry(partial(_attempt, task, itertools.count(1)), *task.args, **task.kwargs)
+    # By reference, as the frames of `retry` hold it, and an error those frames.
+    attempt = partial(_attempt, ref(task), itertools.count(1))
+    answer = retry(attempt, *task.args, **task.kwargs)
     if not inspect.isawaitable(answer):
         raise ConfigTypeError(
             f"retry={retry!r} of task '{task.name}' returned {type(answer).__name__}, not an "
@@ -234,12 +246,23 @@ async def _attempts(task: AnyTask) -> Any:
     return await answer
 
 
-async def _attempt(task: AnyTask, numbers: Iterator[int], /, *args: Any, **kwargs: Any) -> Any:
+async def _attempt(
+    reference: ref[AnyTask], numbers: Iterator[int], /, *args: Any, **kwargs: Any
+) -> Any:
     """What a retry calls, as often as it sees fit."""
+    task = reference()
+    assert task is not None  # it runs
     number = next(numbers)
     if number > 1 and task._scope._observers:
         task._scope._tell("retried", task, number)
-    return await _limited(task, args, kwargs)
+    try:
+        return await _limited(task, args, kwargs)
+    except BaseException as error:
+        # The frames of `retry` are the user's, so `_fail` does not see these, which lie below.
+        _clear_own_frames(error)
+        raise
+    finally:
+        del task
 
 
 async def _limited(task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,8 +3,7 @@
 Only the ends of tasks are counted as they happen, one addition each. All else is counted
 in the books when a snapshot is taken, so a scope that nobody asks pays nothing.
 
-Invariant: on the scope's loop every task that was accepted is counted once, in one state;
-only one that is cancelled on its way from a thread counts twice until it has arrived.
+Invariant: on the scope's loop every task that was accepted is counted once, in one state.
 """
 
 from __future__ import annotations

@@ -71,6 +71,10 @@ class Home(Protocol):
         """Raise if the phase of a deferred task can not come while the caller waits."""
         ...
 
+    def _has(self, task: Task[..., Any]) -> bool:
+        """Whether a task has arrived on the loop, and has not ended."""
+        ...
+
     def _tell(self, kind: Any, task: Task[..., Any], attempt: int | None = None) -> None:
         """Give an event to the observers."""
         ...
@@ -365,8 +369,10 @@ class Task(Generic[P, T]):
             return
         if self._runner is not None:
             self._runner.cancel()
-        else:
+        elif self._scope._has(self):
             self._finish(TaskState.CANCELLED)
+        else:  # on its way from a thread: it arrives first, as its observers expect
+            self._scope._loop.call_soon(self._cancel)
 
     def _begin(self) -> None:
         """The function begins: on the loop, or in its thread."""

@@ -17,7 +17,7 @@ import itertools
 import sys
 import threading
 import traceback
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import Context
 from enum import Enum
@@ -115,7 +115,7 @@ class ThreadPool:
         self._loop = loop
         self._name = name
         self._at_end = at_end
-        self._calls: deque[ThreadCall] = deque()
+        self._calls: OrderedDict[ThreadCall, None] = OrderedDict()
         self._changed = threading.Condition()
         self._threads = 0
         self._idle = 0
@@ -140,8 +140,7 @@ class ThreadPool:
     @property
     def queued(self) -> int:
         """Calls that wait for a worker."""
-        with self._changed:
-            return sum(call.state is CallState.QUEUED for call in self._calls)
+        return len(self._calls)
 
     def submit(
         self,
@@ -160,7 +159,7 @@ class ThreadPool:
         """
         call = ThreadCall(func, context, self._loop.create_future(), begun, owner)
         with self._changed:
-            self._calls.append(call)
+            self._calls[call] = None
             self._provide()
         return call
 
@@ -169,6 +168,7 @@ class ThreadPool:
         with self._changed:
             if call.state is CallState.QUEUED:
                 call.state = CallState.WITHDRAWN
+                del self._calls[call]
         return call.state is CallState.WITHDRAWN
 
     def abandon(self, call: ThreadCall) -> None:
@@ -208,11 +208,10 @@ class ThreadPool:
     def _take(self) -> ThreadCall | None:
         with self._changed:
             while True:
-                while self._calls:
-                    call = self._calls.popleft()
-                    if call.state is CallState.QUEUED:
-                        call.state = CallState.RUNNING
-                        return call
+                if self._calls:
+                    call, _ = self._calls.popitem(last=False)
+                    call.state = CallState.RUNNING
+                    return call
                 if self._closed:
                     self._threads -= 1
                     return None
