@@ -8,12 +8,21 @@ import math
 import re
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from contextvars import copy_context
 from typing import Any, cast
 
 import pytest
 
-from taskcore import DrainReport, ScopeState, Task, TaskScope, TaskState, check_cancelled
+from taskcore import (
+    DrainReport,
+    ScopeState,
+    Task,
+    TaskEvent,
+    TaskScope,
+    TaskState,
+    check_cancelled,
+)
 from taskcore._clock import VirtualClockLoop, run_virtual
 from taskcore.errors import (
     ConfigError,
@@ -684,6 +693,10 @@ async def on_drain_fails(report: DrainReport) -> None:
     raise LookupError
 
 
+def on_drain_raises(report: DrainReport) -> None:
+    raise LookupError
+
+
 async def on_drain_hangs(report: DrainReport) -> None:
     await hang()
 
@@ -692,7 +705,9 @@ async def on_drain_swallows(report: DrainReport) -> None:
     await swallow()
 
 
-@pytest.mark.parametrize("on_drain", [on_drain_fails, on_drain_hangs, on_drain_swallows])
+@pytest.mark.parametrize(
+    "on_drain", [on_drain_raises, on_drain_fails, on_drain_hangs, on_drain_swallows]
+)
 async def test_on_drain_that_fails(
     on_drain: Callable[[DrainReport], Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1000,3 +1015,75 @@ async def test_block_that_raises() -> None:
         await block()
     assert [task.state for task in tasks] == [TaskState.CANCELLED, TaskState.SUCCEEDED]
     assert now() == 20.0
+
+
+# -- at the last moment ----------------------------------------------------------------------
+
+
+class Late(TaskScope):
+    """A scope that a thread reaches when it is about to close, though accepted before."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.accepted, self._closing, self._sent = (threading.Event() for _ in range(3))
+
+    def _send(self, arrive: Callable[..., None], *args: Any) -> bool:
+        self.accepted.set()
+        self._closing.wait()
+        is_sent = super()._send(arrive, *args)
+        self._sent.set()
+        return is_sent
+
+    def _try_close(self) -> bool:
+        if not self._tasks:
+            self._closing.set()
+            self._sent.wait()
+        return super()._try_close()
+
+
+@pytest.mark.parametrize(
+    ("stage", "grace_period", "shield_timeout", "state"),
+    [
+        (ScopeState.DRAINING, 5, 5, "succeeded"),
+        (ScopeState.CANCELLING, 0, 5, "succeeded"),
+        (ScopeState.ABANDONING, 0, 0, "cancelled"),
+    ],
+)
+async def test_thread_that_comes_at_the_last_moment(
+    stage: ScopeState, grace_period: float, shield_timeout: float, state: str
+) -> None:
+    """S3: in each stage, what a thread was allowed to schedule is in the report."""
+    scope = Late()
+    await scope.__aenter__()
+
+    def schedule() -> None:
+        scope.task(name="late").schedule(asyncio.sleep, 1)
+
+    async def work() -> None:
+        thread = threading.Thread(target=copy_context().run, args=(schedule,))
+        while not scope.accepted.is_set():
+            if scope.state is stage and thread.ident is None:
+                thread.start()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+
+    scope.task(shield=True, name="work").schedule(work)
+    report = await scope.drain(grace_period=grace_period, shield_timeout=shield_timeout)
+    assert became(report) == {"work": "succeeded", "late": state}
+
+
+async def test_cancelling_takes_long() -> None:
+    """S1: what is cancelled last has its time to stop, however long it took to cancel the rest."""
+    loop = cast("VirtualClockLoop", asyncio.get_running_loop())
+
+    def take_long(event: TaskEvent) -> None:
+        if event.kind == "finished":
+            loop._now += 1
+
+    async with drained(limit=1, observers=[take_long]) as scope:
+        scope.schedule(hang)
+        for number in range(3):
+            scope.task(name=f"waits {number}").schedule(hang)
+        await asyncio.sleep(0)
+        report = await scope.drain(grace_period=0)
+    assert set(became(report).values()) == {"cancelled"}

@@ -219,7 +219,10 @@ class Drain:
             self._settle_deferred()
             self._cancel(task for task in self._unfinished() if not task.config.shield)
         if scope._state is ScopeState.CANCELLING:
-            await self._wait(lambda: not self._shielded, lambda: self._shield_end)
+            # What is on its way from a thread may be shielded as well.
+            await self._wait(
+                lambda: not (self._shielded or scope._on_the_way), lambda: self._shield_end
+            )
             if self._is_idle():
                 return
             scope._state = ScopeState.ABANDONING
@@ -295,10 +298,10 @@ class Drain:
             if stop_by > now:
                 return
             runner = task._runner
-            if runner is not None:
-                say_abandoned(task, coroutine_stack(runner, without=OWN_FILE))
-                abandon(runner)
-                task._finish(TaskState.ABANDONED)
+            assert runner is not None  # else it ended when it was cancelled
+            say_abandoned(task, coroutine_stack(runner, without=OWN_FILE))
+            abandon(runner)
+            task._finish(TaskState.ABANDONED)
 
     # -- what is told ---------------------------------------------------------------------
 
