@@ -640,6 +640,27 @@ async def test_client_leaves_while_its_body_is_read(app: FastAPI, journal: Journ
     assert ran(journal) == SUCCESS
 
 
+async def test_client_leaves_and_a_handler_of_the_app_is_told(
+    app: FastAPI, journal: Journal
+) -> None:
+    """T6: nor is it a failure where the app has a handler for clients that go away."""
+
+    @app.exception_handler(ClientDisconnect)
+    async def answer(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)
+
+    @app.post("/")
+    async def endpoint(request: Request, tasks: Tasks) -> None:
+        schedule_each(tasks, journal)
+        await request.body()
+
+    async with Server(app, journal) as server:
+        connection = server.open("/", method="POST", body=None)
+        connection.give("http.disconnect")
+        await connection.call
+    assert ran(journal) == SUCCESS
+
+
 # -- websockets -----------------------------------------------------------------------------
 
 

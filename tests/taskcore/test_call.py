@@ -259,6 +259,19 @@ async def test_builtins() -> None:
             scope.schedule(length, 1, 2)
 
 
+async def test_signature_that_cannot_be_told() -> None:
+    """I7: a function whose signature is nonsense is refused like any other."""
+
+    async def fetch(url: str) -> None:
+        pass
+
+    wrong: Any = fetch
+    wrong.__signature__ = 7
+    async with TaskScope() as scope:
+        with pytest.raises(InvalidCallError, match=r"with arguments that fit [\w.<>]+\(\.\.\.\)"):
+            scope.schedule(wrong)
+
+
 async def test_refused_call_leaves_nothing() -> None:
     """I7: a call that was refused takes no slot and no place, and the scope goes on."""
     misfit: Any = add

@@ -201,6 +201,13 @@ async def test_nonsense_of_task(option: str, value: Any, error: type[Exception],
             unit.phase("end").task(**{option: value})
 
 
+def test_unknown_option() -> None:
+    """I7: an option that no task has is refused, and the message names those that it has."""
+    misspelt: dict[str, Any] = {"nmae": "mail"}
+    with pytest.raises(ConfigTypeError, match="unknown option 'nmae': a task has name, shield,"):
+        TaskConfig(**misspelt)
+
+
 # -- the options of a scope ---------------------------------------------------------------
 
 SCOPE_NONSENSE: list[tuple[dict[str, Any], type[Exception], str]] = [

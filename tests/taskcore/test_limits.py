@@ -193,6 +193,19 @@ async def test_deferred_tasks_count_and_are_never_refused_later() -> None:
     assert ran == ["immediate", "deferred 1", "deferred 2"]
 
 
+async def test_deferred_task_has_its_slot_for_sure() -> None:
+    """L1: without a backlog, the slot of a deferred task is given to nobody else, though free."""
+    release = asyncio.Event()
+    async with TaskScope(limit=2, backlog=0) as scope, scope.lifecycle("end") as unit:
+        deferred = unit.phase("end").schedule(nothing)
+        running = scope.schedule(release.wait)
+        with pytest.raises(BacklogFullError, match=r"1 running of limit=2, 1 waiting"):
+            scope.schedule(nothing)
+        assert not deferred.done()
+        release.set()
+        assert await running
+
+
 async def test_deferred_tasks_never_make_more_wait_than_the_backlog() -> None:
     """L1: deferred and running tasks together stay within `limit` and `backlog`."""
     gate = asyncio.Event()

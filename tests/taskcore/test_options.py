@@ -109,6 +109,7 @@ async def test_attempt_that_swallows_its_timeout_has_timed_out_all_the_same() ->
     async def stubborn() -> str:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(100)
+        await asyncio.sleep(0)
         return "too late"
 
     async with TaskScope(config=TaskConfig(on_error=ignore)) as scope:

@@ -416,6 +416,32 @@ async def test_error_that_lets_nothing_be_set(
     assert "Frozen: handler" in logged
 
 
+async def test_handler_that_raises_what_it_got(caplog: pytest.LogCaptureFixture) -> None:
+    """I1: an error that its handler raises again is logged once, as the handler's failure."""
+
+    def handle(task: Task[..., Any], raised: BaseException) -> None:
+        raise raised
+
+    async with TaskScope() as scope:
+        await scope.task(on_error=handle).schedule(raising(ValueError("task"))).wait()
+    (record,) = caplog.records
+    assert logging.Formatter().format(record).count("ValueError: task") == 1
+
+
+async def test_handler_that_raises_a_cycle(caplog: pytest.LogCaptureFixture) -> None:
+    """I1: errors that are each other's cause are logged like any other."""
+
+    def handle(task: Task[..., Any], raised: BaseException) -> None:
+        first, second = LookupError("first"), LookupError("second")
+        second.__cause__ = first
+        raise first from second
+
+    async with TaskScope() as scope:
+        await scope.task(on_error=handle).schedule(raising(ValueError("task"))).wait()
+    (record,) = caplog.records
+    assert "LookupError: first" in logging.Formatter().format(record)
+
+
 async def test_unhandled_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """I1, I3: without a handler the error is logged once, with its traceback and no argument."""
 

@@ -164,6 +164,29 @@ async def test_never_started() -> None:
         running.cancel()
 
 
+async def test_started_while_one_sets_out_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sets out to wait for a start just as a thread begins does not miss it."""
+    free, begun, end = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        end.wait()
+
+    def let_it_begin(task: Task[..., Any]) -> asyncio.Future[None]:
+        free.set()
+        begun.wait()
+        return new_waiter(task)
+
+    async with TaskScope(threads=1) as scope:
+        blocker, task = scope.schedule(free.wait), scope.schedule(work)
+        await blocker.started.wait()
+        new_waiter = Task[..., Any]._new_waiter
+        monkeypatch.setattr(Task, "_new_waiter", let_it_begin)
+        assert await task.started.wait()
+        assert not task.done()
+        end.set()
+
+
 # -- waiting ------------------------------------------------------------------------------
 
 

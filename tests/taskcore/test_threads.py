@@ -182,6 +182,18 @@ async def test_answer_after_the_loop_was_closed() -> None:
     assert await asyncio.to_thread(ended.wait, 5)
 
 
+async def test_abandoned_when_it_had_ended() -> None:
+    """A function that ended just before it would have been abandoned keeps its worker."""
+    pool = ThreadPool(1, asyncio.get_running_loop(), "quick")
+    call = pool.submit(threading.get_ident, copy_context())
+    worker = await call.answer
+    while pool.busy:  # noqa: ASYNC110 (the answer comes before the worker is idle)
+        await asyncio.sleep(0)
+    pool.abandon(call)
+    assert await pool.submit(threading.get_ident, copy_context()).answer == worker
+    pool.close()
+
+
 # -- calls from threads --------------------------------------------------------------------
 
 

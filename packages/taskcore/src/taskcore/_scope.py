@@ -156,7 +156,7 @@ class TaskScope(Intake):
         self._shield_timeout = shield_timeout
         self._on_drain = on_drain
         self._series: dict[Series, None] = {}
-        self._token: Token[Intake | None] | None = None
+        self._token: Token[Intake | None]  # from the moment when it is entered
 
     # -- what it is ---------------------------------------------------------------------
 
@@ -215,10 +215,9 @@ class TaskScope(Intake):
             A cancellation while it waits makes it drain. One while it drains is kept until
             the drain has ended, and then raised: the block never ends before its tasks.
         """
-        if self._token is not None:
-            # It may be left in another context than entered, as fixtures and generators do.
-            with contextlib.suppress(ValueError):
-                current_scope_var.reset(self._token)
+        # It may be left in another context than entered, as fixtures and generators do.
+        with contextlib.suppress(ValueError):
+            current_scope_var.reset(self._token)
         if error is not None:
             await self.drain_uncancelled()
             return

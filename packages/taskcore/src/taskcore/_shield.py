@@ -40,8 +40,7 @@ def abandon(runner: asyncio.Task[Any]) -> None:
     everything would be resumed by that, and hold the interpreter.
     """
     for child in getattr(runner, "children", ()):
-        if not child.done():
-            abandon(child)
+        abandon(child)
     hide(runner)
     runner._log_destroy_pending = False  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
     if not _kept:
