@@ -19,7 +19,7 @@ import tenacity
 from taskcore import ScopeState, Task, TaskEvent, TaskScope, TaskState
 from taskcore._observe import tell
 from taskcore.errors import BacklogFullError, ConfigTypeError, ScopeClosedError
-from taskcore.spi import Instrument, ScopeEvent
+from taskcore.spi import Instrument, Scheduler, ScopeEvent
 
 
 async def nothing() -> None:
@@ -117,10 +117,14 @@ async def test_cancelled_on_the_way_from_a_thread() -> None:
     """A task that is cancelled before the loop has seen it is told of in order as well."""
     watch = Watch()
     handles: list[Task[..., Any]] = []
+
+    def schedule(target: Scheduler) -> None:
+        handles.append(target.schedule(nothing))
+
     async with TaskScope(limit=1, observers=[watch]) as scope:
         unit = scope.lifecycle("end")
         for target in (scope, scope.task(delay=1), unit.phase("end")):
-            thread = threading.Thread(target=lambda to=target: handles.append(to.schedule(nothing)))
+            thread = threading.Thread(target=schedule, args=(target,))
             thread.start()
             thread.join()  # the loop stands still meanwhile
             assert handles[-1].cancel()

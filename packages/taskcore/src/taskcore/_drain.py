@@ -298,10 +298,10 @@ class Drain:
             if stop_by > now:
                 return
             runner = task._runner
-            assert runner is not None  # else it ended when it was cancelled
-            say_abandoned(task, coroutine_stack(runner, without=OWN_FILE))
-            abandon(runner)
-            task._finish(TaskState.ABANDONED)
+            if runner is not None:  # else it has ended; a drain must not fail, whatever else does
+                say_abandoned(task, coroutine_stack(runner, without=OWN_FILE))
+                abandon(runner)
+                task._finish(TaskState.ABANDONED)
 
     # -- what is told ---------------------------------------------------------------------
 
