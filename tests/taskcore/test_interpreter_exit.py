@@ -49,6 +49,12 @@ PROGRAM = textwrap.dedent(
         async with asyncio.TaskGroup() as group:
             group.create_task(swallow_everything())
 
+    async def scope():
+        async with TaskScope(grace_period=60, shield_timeout=None) as scope:
+            scope.schedule(swallow_everything)
+            scope.task(shield=True).schedule(children)
+            await asyncio.sleep(3600)
+
     begun = []  # functions that threads have begun
 
     def thread():
@@ -131,6 +137,7 @@ TASKS = {
     "swallow_every_turn": "in swallow_every_turn",
     "endless_finally": "in endless_finally(?s:.*)in swallow_everything",
     "children": "in children",
+    "scope": "in scope",
     "thread": "in thread",
     "handler": "in handler(?s:.*)in swallow_everything",
     "handler_in_thread": "in handler_in_thread",

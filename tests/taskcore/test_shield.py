@@ -120,7 +120,7 @@ def test_clean_up_of_asyncio_run(at: list[float]) -> None:
     assert journal.events == ["plain cancelled", "shielded done", "block ended"]
 
 
-@pytest.mark.parametrize("spawn", ["gather", "group", "create"])
+@pytest.mark.parametrize("spawn", ["gather", "group", "create", "scope", "scopes"])
 def test_children_of_a_shielded_task(spawn: str) -> None:
     """S2: the clean-up of `asyncio.run` spares the asyncio tasks that a shielded task started."""
     journal = Journal()
@@ -129,6 +129,13 @@ def test_children_of_a_shielded_task(spawn: str) -> None:
         await asyncio.sleep(10)
         journal.add("child done")
 
+    async def in_another() -> None:
+        async with TaskScope() as innermost:
+            await innermost.schedule(twice)
+
+    async def twice() -> None:
+        await asyncio.gather(child(), child())
+
     async def work() -> None:
         if spawn == "gather":
             await asyncio.gather(child(), child())
@@ -136,6 +143,13 @@ def test_children_of_a_shielded_task(spawn: str) -> None:
             async with asyncio.TaskGroup() as group:
                 group.create_task(child())
                 group.create_task(child())
+        elif spawn == "scope":
+            async with TaskScope() as inner:
+                inner.schedule(child)
+                inner.task(timeout=60).schedule(child)
+        elif spawn == "scopes":
+            async with TaskScope() as inner:
+                await inner.schedule(in_another)
         else:
             children = [asyncio.create_task(child()) for _ in range(2)]
             await asyncio.wait(children)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from taskcore._children import ChildNotes
 from taskcore._lane import Lane
 from taskcore._observe import Observed, Observer
-from taskcore._run import load_processes, start
+from taskcore._run import Runner, load_processes, start
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask
 from taskcore._threads import ThreadPool
@@ -42,6 +42,7 @@ class Books(Observed):
         "_deferred",
         "_door",
         "_drain",
+        "_host",
         "_idle_waiters",
         "_lane",
         "_lanes",
@@ -74,6 +75,7 @@ class Books(Observed):
         self._state = ScopeState.NEW
         self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
         self._children: ChildNotes
+        self._host: Runner | None = None  # of the task that opened the scope, if one did
         self._tasks: dict[AnyTask, None] = {}
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
@@ -242,6 +244,7 @@ class Books(Observed):
                 return False
             self._state = ScopeState.CLOSED
         self._children.leave()
+        self._host = None
         for pool in self._pools.values():
             pool.close()
         return True

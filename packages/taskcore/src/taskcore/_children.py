@@ -10,6 +10,9 @@ it was made. A child shares what its root has:
     identity     `current_task()` and `check_cancelled()` work in it.
 
 In all else it is asyncio's: nobody waits for a child that outlives its root.
+
+What runs in a scope that a task opens shares shield and abandonment with it as well, or the
+end of the loop would cancel, or wait for, what the task waits for: see `Books._host`.
 """
 
 from __future__ import annotations
@@ -17,10 +20,9 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from typing import Any, cast
-from weakref import WeakKeyDictionary, WeakSet, ref
+from weakref import WeakKeyDictionary, ref
 
-from taskcore._run import Runner, current_root, root_var
-from taskcore._shield import hide
+from taskcore._run import current_root, root_var
 
 
 class ChildNotes:
@@ -92,13 +94,5 @@ def _make(constructor: Any, coro: Any, *, loop: Any, **options: Any) -> Any:
     finally:
         root_var.reset(token)
     if not child.done():
-        _note(child, root)
+        root.adopt(child)
     return child
-
-
-def _note(child: asyncio.Task[Any], root: Runner) -> None:
-    if not hasattr(root, "children"):
-        root.children = WeakSet()
-    root.children.add(child)
-    if root.task.config.shield:
-        hide(child)

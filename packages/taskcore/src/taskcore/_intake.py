@@ -73,6 +73,7 @@ class Intake(Books, ScopeScheduler):
                 and type(func) is FunctionType
                 and func.__code__.co_flags & CO_COROUTINE
                 and self._state is _OPEN
+                and self._host is None
                 and current_scope_var.get() is self
             ):
                 try:

@@ -68,7 +68,7 @@ class Runner(asyncio.Task[None]):
     __slots__ = ("children", "task", "work")
     task: AnyTask
     work: Coroutine[Any, Any, Any]
-    children: WeakSet[asyncio.Task[Any]]  # not there until `_children` notes one
+    children: WeakSet[asyncio.Task[Any]]  # not there until it adopts one
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel; if `run` has not begun, end our task here and now."""
@@ -81,6 +81,21 @@ class Runner(asyncio.Task[None]):
             self.work.close()
             self.task._finish(TaskState.CANCELLED)
         return super().cancel(msg)
+
+    def adopt(self, child: asyncio.Task[Any]) -> bool:
+        """Let a child share shield and abandonment; return whether it is hidden now."""
+        if not hasattr(self, "children"):
+            self.children = WeakSet()
+        self.children.add(child)
+        hidden = self._is_shielded()
+        if hidden:
+            hide(child)
+        return hidden
+
+    def _is_shielded(self) -> bool:
+        host = self.task._scope._host
+        shielded = self.task.config.shielded or (host is not None and host._is_shielded())
+        return shielded and not self.done()
 
 
 root_var: ContextVar[ref[Runner] | None] = ContextVar("taskcore_root", default=None)
@@ -132,8 +147,12 @@ def start(task: AnyTask, work: Coroutine[Any, Any, Any] | None = None) -> None:
     runner.task = task
     runner.work = coro
     task._runner = runner
+    host = task._scope._host
+    hidden = host is not None and host.adopt(runner)
     if not direct and config.shield:
         hide(runner)
+        hidden = True
+    if hidden:
         runner.add_done_callback(list_children)
 
 

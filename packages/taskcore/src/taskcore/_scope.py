@@ -198,6 +198,7 @@ class TaskScope(Intake):
         self._find_lane(self.config.lane)
         self._loop = get_running_loop()
         self._children = note_children(self._loop)
+        self._host = current_root()
         self._state = ScopeState.OPEN
         self._token = self._make_current()
         self._tell_state()

@@ -45,6 +45,7 @@ class Home(Protocol):
 
     _loop: asyncio.AbstractEventLoop
     _observers: tuple[Any, ...]
+    _host: Any
 
     @property
     def name(self) -> str:
