@@ -176,6 +176,13 @@ async def ours_limit_free(n: int) -> None:
             scope.schedule(noop)
 
 
+async def ours_limit_and_backlog(n: int) -> None:
+    """Under a limit and a backlog that are not reached."""
+    async with TaskScope(limit=1_000_000, backlog=10) as scope:
+        for _ in range(n):
+            scope.schedule(noop)
+
+
 async def ours_limit_waits(n: int) -> None:
     """Under `limit=50`, so that most tasks wait in the backlog."""
     async with TaskScope(limit=50) as scope:
@@ -213,6 +220,7 @@ VARIANTS: dict[str, Peer] = {
     "taskcore, config of the scope": ours_config_default,
     "taskcore, config per call": ours_config_each,
     "taskcore, limit not reached": ours_limit_free,
+    "taskcore, limit and backlog not reached": ours_limit_and_backlog,
     "taskcore, limit=50, tasks wait": ours_limit_waits,
     "taskcore, phase": ours_phase,
     "taskcore, phase looked up per task": ours_phase_looked_up,

@@ -15,6 +15,7 @@ TASK_LIMITS = {
     "taskcore, config of the scope": 1.5,
     "taskcore, config per call": 1.5,
     "taskcore, limit not reached": 1.5,
+    "taskcore, limit and backlog not reached": 1.5,
     "taskcore, limit=50, tasks wait": 1.5,
     "taskcore, phase": 1.5,
     "taskcore, phase looked up per task": 1.5,

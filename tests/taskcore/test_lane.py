@@ -39,7 +39,7 @@ class Waiting:
         return self.name
 
     @property
-    def state(self) -> TaskState:
+    def _state(self) -> TaskState:
         Waiting.reads += 1
         return TaskState.CANCELLED if self.cancelled else TaskState.WAITING
 
@@ -154,7 +154,7 @@ class LaneMachine(RuleBasedStateMachine):
         assert self.lane.taken == len(self.running) <= self.limit
         assert self.lane.waiting == len(self.waiting)
         assert self.lane.reserved == len(self.reserved)
-        assert self.lane.has_room == self.has_room
+        assert self.lane.is_full() != self.has_room
         assert not self.waiting or len(self.running) == self.limit
 
 
@@ -211,7 +211,7 @@ async def test_room_is_given_in_order() -> None:
         lane.release()
         await turns()
         assert "".join(order) == got
-        assert not lane.has_room
+        assert lane.is_full()
     await asyncio.gather(*feeders)
 
 

@@ -78,6 +78,11 @@ async def through_a_phase(scope: TaskScope) -> None:
         unit.phase("end").schedule(nothing)
 
 
+async def behind_another(scope: TaskScope) -> None:
+    scope.schedule(nothing)  # has the one slot
+    await through_a_phase(scope)
+
+
 async def past_a_phase(scope: TaskScope) -> None:
     async with scope.lifecycle("end") as unit:
         unit.phase("end").task(when="failure").schedule(nothing)
@@ -140,10 +145,11 @@ async def hung(scope: TaskScope) -> None:
 
 
 STORIES: dict[Move, Callable[[TaskScope], Coroutine[Any, Any, None]]] = {
-    (S.DEFERRED, S.WAITING): through_a_phase,
+    (S.DEFERRED, S.WAITING): behind_another,
+    (S.DEFERRED, S.SCHEDULED): through_a_phase,
     (S.DEFERRED, S.SKIPPED): past_a_phase,
     (S.DEFERRED, S.CANCELLED): cancelled_before_its_phase,
-    (S.WAITING, S.SCHEDULED): through_a_phase,
+    (S.WAITING, S.SCHEDULED): behind_another,
     (S.WAITING, S.CANCELLED): cancelled_while_it_waits,
     (S.SCHEDULED, S.RUNNING): through_a_phase,
     (S.SCHEDULED, S.SUCCEEDED): returned_before_it_began,

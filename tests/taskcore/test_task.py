@@ -428,6 +428,24 @@ async def test_finished_task_is_not_held(func: Callable[[Payload], Any]) -> None
         assert [ref() for ref in gone] == [None, None]
 
 
+async def test_finished_shielded_task_is_not_held_by_what_it_scheduled() -> None:
+    """I6: what a shielded task schedules has its context, and does not keep it."""
+    release = asyncio.Event()
+
+    async def schedule_another(payload: Payload) -> None:
+        scope.schedule(release.wait)
+
+    async with TaskScope() as scope:
+        payload = Payload()
+        task = scope.task(shield=True).schedule(schedule_another, payload)
+        gone = weakref.ref(task), weakref.ref(payload)
+        await task
+        del task, payload
+        assert scope.statistics().running + scope.statistics().scheduled == 1
+        assert [ref() for ref in gone] == [None, None]
+        release.set()
+
+
 async def test_running_task_is_held() -> None:
     """I6: a running task needs no handle to go on, whatever the collector does."""
     release = asyncio.Event()

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from abc import abstractmethod
 from asyncio import get_running_loop
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from taskcore._phase import Lifecycle
 
 _DEFERRED, _WAITING, _SCHEDULED = TaskState.DEFERRED, TaskState.WAITING, TaskState.SCHEDULED
-_ABANDONED, _SUCCEEDED = TaskState.ABANDONED, TaskState.SUCCEEDED
+_RUNNING, _SUCCEEDED, _ABANDONED = TaskState.RUNNING, TaskState.SUCCEEDED, TaskState.ABANDONED
 
 
 class Books(Observed):
@@ -44,6 +45,7 @@ class Books(Observed):
         "_drain",
         "_host",
         "_idle_waiters",
+        "_is_plain",
         "_lane",
         "_lanes",
         "_loop",
@@ -69,14 +71,17 @@ class Books(Observed):
         self._name = name
         self._lane = lane
         self._lanes = lanes
-        # Whether anyone but the books wants to know of an end: lanes, observers, a drain, or
-        # who waits until the scope is idle. One look, where most ends have nothing to tell.
+        # Whether anyone but the books wants to know of an end: lanes, observers, or a drain.
+        # One look, where most ends have nothing to tell.
         self._watched = lane is not None or bool(lanes) or bool(observers)
+        # Whether there is nothing but a task itself to think of when it comes in: the scope is
+        # open, nobody observes it, and no task has opened it. One look instead of three.
+        self._is_plain = False
         self._state = ScopeState.NEW
         self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
         self._children: ChildNotes
         self._host: Runner | None = None  # of the task that opened the scope, if one did
-        self._tasks: dict[AnyTask, None] = {}
+        self._tasks: dict[AnyTask, Runner | None] = {}  # with what runs it, once it does
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
         self._door = threading.Lock()  # for the two lines below, which threads look at
@@ -142,10 +147,11 @@ class Books(Observed):
         """Start a deferred task, or let its delay begin. Its unit has let go of it."""
         del self._deferred[task]
         self._tasks[task] = None
-        if task.config._direct or task.config.delay is None:
+        config = task.config
+        if config._direct or config.delay is None:
             self._admit(task)
         else:
-            self._arm(task, task.config.delay)
+            self._arm(task, config.delay)
 
     def _start_now(self, task: AnyTask) -> None:
         """Start a deferred task whose phase does not come any more, or whose delay is cut."""
@@ -159,43 +165,57 @@ class Books(Observed):
 
     def _admit(self, task: AnyTask) -> None:
         """The moment of a deferred task has come: it starts, or waits for a slot."""
-        lane = self._lane_of(task)
-        task._state = _WAITING
+        config = task.config
+        lane = self._lane if config._direct else self._find_lane(config.lane)
         if lane is None or lane.admit(task):
             task._state = _SCHEDULED
             self._launch(task)
-
-    def _lane_of(self, task: AnyTask) -> Lane | None:
-        return self._lane if task.config._direct else self._find_lane(task.config.lane)
-
-    def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
-        """Bring a task into a final state, and let go of it. The only way there is."""
-        before = task._state
-        if before is _ABANDONED:
-            return  # it ended after all, and has been reported
-        task._state = state
-        task._outcome = outcome
-        task._runner = None
-        task._context = None
-        if state is _SUCCEEDED:
-            self._succeeded += 1
         else:
-            self._ended_otherwise[state] += 1
+            task._state = _WAITING
+
+    def _succeed(self, task: AnyTask, value: Any) -> None:
+        """Let a task that runs end with a result: `_end`, and no more than that can need."""
+        try:
+            del self._tasks[task]
+        except KeyError:
+            return  # it ended after all, when it had been abandoned, which was reported
+        task._state = _SUCCEEDED
+        task._outcome = value
+        self._succeeded += 1
         if task._waiters is not None:
             task._wake()
+        if self._watched:
+            self._tell_of_end(task, _RUNNING)
+        if self._idle_waiters and not self._tasks:
+            self._wake_idle_waiters()
+
+    def _end(self, task: AnyTask, state: TaskState, outcome: Any) -> None:
+        """Bring a task into a final state without a result, and let go of it."""
+        before = task._state
+        if before is _ABANDONED:
+            return
+        task._state = state
+        task._outcome = outcome
+        self._ended_otherwise[state] += 1
         if before is _DEFERRED:
             self._let_go_of_deferred(task)
         self._tasks.pop(task, None)  # not there: deferred, or on its way from a thread
-        if not self._watched:
-            return
+        with contextlib.suppress(AttributeError):  # it has started
+            del task._context
+        if task._waiters is not None:
+            task._wake()
+        if self._watched:
+            self._tell_of_end(task, before)
+        if self._idle_waiters and not self._tasks:
+            self._wake_idle_waiters()
+
+    def _tell_of_end(self, task: AnyTask, before: TaskState) -> None:
         if self._lane is not None or self._lanes:
             self._give_back(task, before)
         if self._observers:
             self._tell_end(task)
         if self._drain is not None:
             self._drain.ended(task)
-        if self._idle_waiters and not self._tasks:
-            self._wake_idle_waiters()
 
     def _let_go_of_deferred(self, task: AnyTask) -> None:
         unit = self._deferred.pop(task, None)
@@ -206,7 +226,8 @@ class Books(Observed):
 
     def _give_back(self, task: AnyTask, before: TaskState) -> None:
         """Give back the slot of a task, or its place in the queue, or its reservation."""
-        lane = self._lane_of(task)
+        config = task.config
+        lane = self._lane if config._direct else self._find_lane(config.lane)
         if lane is None:
             return
         if before is _DEFERRED:
@@ -214,14 +235,12 @@ class Books(Observed):
         elif before is _WAITING:
             lane.withdraw()
         else:
-            while (
-                self._drain is not None
-                and (first := lane.first()) is not None
-                and self._drain.refuses(first)
-            ):
-                # Not by `_launch`: each end would be inside the one before, a thousand deep.
-                first._finish(TaskState.CANCELLED)
-            if (heir := lane.release()) is not None:
+            if self._drain is not None:
+                while (first := lane.first()) is not None and self._drain.refuses(first):
+                    # Not by `_launch`: each end would be inside the one before, a thousand deep.
+                    first._finish(TaskState.CANCELLED)
+            heir = lane.release()
+            if heir is not None:
                 heir._state = _SCHEDULED
                 self._launch(heir)
 

@@ -30,8 +30,10 @@ def name_of(func: Callable[..., Any]) -> str:
 
 
 def is_plain_coroutine_function(func: Callable[..., Any]) -> bool:
-    """Whether `func` is an `async def` itself: the usual case, told at the least cost."""
-    return type(func) is FunctionType and bool(func.__code__.co_flags & CO_COROUTINE)
+    """Whether `func` is an `async def`, or a method that is one: its call runs nothing."""
+    if type(func) is FunctionType:
+        return func.__code__.co_flags & CO_COROUTINE != 0
+    return isinstance(func, MethodType) and is_plain_coroutine_function(func.__func__)
 
 
 def is_coroutine_function(func: Callable[..., Any]) -> bool:

@@ -23,6 +23,7 @@ from typing import (
     TypeAlias,
     TypedDict,
     Unpack,
+    cast,
 )
 
 from taskcore.errors import ConfigTypeError, ConfigValueError
@@ -45,7 +46,10 @@ Limiter: TypeAlias = AbstractAsyncContextManager[Any, Any]
 """An async context manager that is entered around each attempt."""
 
 LONGEST = threading.TIMEOUT_MAX  # what a clock of the system can count: some 292 years
-_WHEN = ("success", "failure", "always")
+_WHEN = {"success": (True, False), "failure": (False, True), "always": (True, True)}
+"""Whether a task runs after a success, and after a failure, of its unit of work."""
+_DERIVED = {"_direct": True, "_shielded": False, "_runs_after": _WHEN["success"]}
+"""What no option at all comes to."""
 _RUN_IN = ("loop", "thread", "process")
 
 
@@ -112,11 +116,14 @@ class TaskConfig:
             ConfigTypeError: An option has the wrong type, or there is no such option.
             ConfigValueError: An option is out of its range.
         """
-        self.__dict__["_direct"] = True
+        self.__dict__.update(_DERIVED)
         self._set(options)
 
-    # True while a task needs nothing but to await its function: see `_run.start`.
-    _direct: ClassVar[bool]
+    # What the options come to, for each task to look at: an attribute of the instance is
+    # found at a third of the cost of a default of the class.
+    _direct: ClassVar[bool]  # it needs nothing but to await its function: see `_run.start`
+    _shielded: ClassVar[bool]
+    _runs_after: ClassVar[tuple[bool, bool]]  # a success, a failure of its unit of work
 
     def _set(self, options: TaskOptions) -> None:
         # What is not given stays a class attribute: a config with one or two options, the
@@ -124,20 +131,25 @@ class TaskConfig:
         values = self.__dict__
         for option, value in options.items():
             if value is not None:
-                check = _CHECKS.get(option)
-                if check is None:
+                try:
+                    check = _CHECKS[option]
+                except KeyError:
                     raise ConfigTypeError(
                         f"unknown option {option!r}: a task has {', '.join(_CHECKS)}"
-                    )
+                    ) from None
                 check(option, value)
                 values[option] = value
-                if option not in _HARMLESS:
+                if option == "shield":
+                    values["_shielded"] = value
+                elif option == "when":
+                    values["_runs_after"] = _WHEN[cast("When", value)]
+                elif option not in _HARMLESS:
                     values["_direct"] = False
 
     @property
     def shielded(self) -> bool:
         """Whether the task is kept from cancellation that comes from outside it."""
-        return self.shield is True
+        return self._shielded
 
     def merge(self, other: TaskConfig) -> TaskConfig:
         """Return a new config in which what `other` sets wins.
@@ -153,7 +165,8 @@ class TaskConfig:
         """
         if not isinstance(other, TaskConfig):
             raise ConfigTypeError(f"cannot merge {other!r}; pass a TaskConfig")
-        return self._merge(other.__dict__)
+        given = {option: other.__dict__[option] for option in OPTIONS if option in other.__dict__}
+        return self._refine(cast("TaskOptions", given))
 
     def refine(self, **options: Unpack[TaskOptions]) -> TaskConfig:
         """Return a new config in which `options` win: `merge` without a config in between.
@@ -162,15 +175,12 @@ class TaskConfig:
             ConfigTypeError: An option has the wrong type, or there is no such option.
             ConfigValueError: An option is out of its range.
         """
+        return self._refine(options)
+
+    def _refine(self, options: TaskOptions) -> TaskConfig:
         merged = object.__new__(TaskConfig)
         merged.__dict__.update(self.__dict__)
         merged._set(options)
-        return merged
-
-    def _merge(self, values: Mapping[str, Any]) -> TaskConfig:
-        merged = object.__new__(TaskConfig)
-        merged.__dict__.update(self.__dict__, **values)
-        merged.__dict__["_direct"] = self._direct and values.get("_direct", True)
         return merged
 
 
@@ -251,8 +261,8 @@ def _check_limiter(option: str, value: Limiter) -> None:
 
 
 def _check_when(option: str, value: When) -> None:
-    if value not in _WHEN:
-        raise ConfigValueError(f"when={value!r} is unknown; pass one of {_WHEN}")
+    if value not in tuple(_WHEN):  # it may be anything, so not `in` the mapping
+        raise ConfigValueError(f"when={value!r} is unknown; pass one of {tuple(_WHEN)}")
 
 
 def _check_run_in(option: str, value: RunIn) -> None:
@@ -263,30 +273,23 @@ def _check_run_in(option: str, value: RunIn) -> None:
 
 
 def _check_handler(option: str, handler: TaskErrorHandler) -> None:
+    if type(handler) is FunctionType:
+        code = handler.__code__
+        if code.co_argcount == 2 and not code.co_kwonlyargcount:
+            return  # the usual case, at a hundredth of the cost of a signature
     if not callable(handler):
         raise ConfigTypeError(
             f"on_error={handler!r} cannot be called; pass a function (task, exception) -> Any"
         )
-    if type(handler) is FunctionType:
-        # The usual case, without the cost of a signature object.
-        code = handler.__code__
-        required = code.co_argcount - len(handler.__defaults__ or ())
-        required_by_name = code.co_kwonlyargcount - len(handler.__kwdefaults__ or ())
-        takes_two = code.co_argcount >= 2 or bool(code.co_flags & inspect.CO_VARARGS)
-        fits = takes_two and required <= 2 and required_by_name <= 0
-    else:
-        try:
-            inspect.signature(handler).bind(None, None)
-            fits = True
-        except TypeError:
-            fits = False
-        except ValueError:  # a builtin that does not tell its signature
-            fits = True
-    if not fits:
+    try:
+        inspect.signature(handler).bind(None, None)
+    except TypeError:
         raise ConfigTypeError(
             f"on_error={handler!r} does not take two arguments; "
             "write it as a function (task, exception) -> Any"
-        )
+        ) from None
+    except ValueError:  # a builtin that does not tell its signature
+        pass
 
 
 OPTIONS = tuple(TaskOptions.__annotations__)
@@ -304,5 +307,5 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "lane": _check_name,
     "delay": partial(check_seconds, none="leave it out to start at once"),
 }
-# With these alone, a task still needs nothing but to await its function.
-_HARMLESS = frozenset({"name", "on_error", "when"})
+# With these, too, a task needs nothing but to await its function.
+_HARMLESS = frozenset({"name", "on_error"})

@@ -33,7 +33,7 @@ from weakref import ref
 from taskcore._call import name_of
 from taskcore._config import LONGEST, TaskConfig, TaskOptions
 from taskcore._log import say
-from taskcore._scheduler import Configured, Scheduler
+from taskcore._scheduler import Configured, Scheduler, configured
 from taskcore._state import ScopeState
 from taskcore._task import AnyTask
 from taskcore.errors import (
@@ -335,7 +335,7 @@ class ScopeScheduler(Scheduler):
         Raises:
             ConfigError: An option makes no sense.
         """
-        return ConfiguredScope(self._intake, self._refine(options))
+        return configured(ConfiguredScope, self._intake, self._refine(options), None, 0)
 
 
 class ConfiguredScope(ScopeScheduler, Configured):

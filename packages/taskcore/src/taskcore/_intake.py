@@ -14,15 +14,15 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from taskcore._books import Books
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
 from taskcore._config import TaskConfig
 from taskcore._every import ScopeScheduler
-from taskcore._run import Runner, current_root, inside_shield, load_processes, run, start
+from taskcore._run import current_root, give_to_loop, inside_shield, load_processes
 from taskcore._state import ScopeState, TaskState
-from taskcore._task import AnyTask, Task
+from taskcore._task import AnyTask, make_task
 from taskcore._threads import current_call
 from taskcore.errors import (
     ConfigValueError,
@@ -38,7 +38,7 @@ current_scope_var: ContextVar[Intake | None] = ContextVar("taskcore_scope", defa
 """The scope of the context: the one that was entered in it last, or that of its task."""
 
 _OPEN = ScopeState.OPEN
-_DEFERRED, _SCHEDULED = TaskState.DEFERRED, TaskState.SCHEDULED
+_DEFERRED, _WAITING, _SCHEDULED = TaskState.DEFERRED, TaskState.WAITING, TaskState.SCHEDULED
 _SHIELDED = TaskConfig(shield=True)
 
 
@@ -62,39 +62,7 @@ class Intake(Books, ScopeScheduler):
     if not TYPE_CHECKING:  # type checkers see the overloads of Scheduler.schedule
 
         def schedule(self, func, /, *args, **kwargs):
-            # The short way, for what is scheduled most: an `async def`, now, on the loop. What
-            # `_accept` and `start` do stands here again, as two calls less save a fifth of a
-            # bare task (docs/design.md#cost).
-            config, lane = self.config, self._lane
-            if (
-                config._direct
-                and not self._observers
-                and (lane is None or lane.taken < lane.limit)
-                and type(func) is FunctionType
-                and func.__code__.co_flags & CO_COROUTINE
-                and self._state is _OPEN
-                and self._host is None
-                and current_scope_var.get() is self
-            ):
-                try:
-                    here = get_running_loop() is self._loop
-                except RuntimeError:  # a thread
-                    here = False
-                if here:
-                    try:  # binds the arguments, and runs nothing
-                        work = func(*args, **kwargs) if kwargs else func(*args)
-                    except TypeError as error:
-                        raise misfit(func, error) from None
-                    if lane is None or lane.take():
-                        task = Task(self, func, args, kwargs, config, _SCHEDULED)
-                        self._tasks[task] = None
-                        runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
-                        runner.task = task
-                        runner.work = work
-                        task._runner = runner
-                        return task
-                    work.close()
-            return self._accept(func, args, kwargs, config)
+            return self._accept(func, args, kwargs, self.config)
 
         schedule.__doc__ = ScopeScheduler.schedule.__doc__
 
@@ -112,50 +80,70 @@ class Intake(Books, ScopeScheduler):
             here = get_running_loop() is self._loop
         except RuntimeError:  # a thread without a loop
             here = False
-        if not here or self._state is not _OPEN:
-            config = self._check_intake(f"'{name_of(func)}'", config)
-        work = None
-        if config._direct:
-            lane, delay = self._lane, None
-        else:
-            lane, delay = self._find_lane(config.lane), config.delay
-        if config._direct and type(func) is FunctionType and func.__code__.co_flags & CO_COROUTINE:
+        if not (
+            here
+            and self._is_plain
+            and config._direct
+            and type(func) is FunctionType
+            and func.__code__.co_flags & CO_COROUTINE
+            and current_scope_var.get() is self
+        ):
+            return self._accept_any(func, args, kwargs, config, unit, index, here)
+        # The short way, for what is scheduled most: an `async def`, on the loop, that needs
+        # nothing but to be awaited. `_accept_any` comes to the same (docs/design.md#cost).
+        lane = self._lane
+        if unit is None and (lane is None or lane.taken < lane.limit):
             try:  # binds the arguments, and runs nothing
                 work = func(*args, **kwargs) if kwargs else func(*args)
             except TypeError as error:
                 raise misfit(func, error) from None
+            if lane is None or lane.take():
+                task: AnyTask = make_task(self, func, args, kwargs, config, _SCHEDULED)
+                give_to_loop(task, work, True, None)
+                return task
+            work.close()
+        elif kwargs or len(args) != func.__code__.co_argcount or func.__code__.co_kwonlyargcount:
+            check_call(func, args, kwargs)  # exact; a coroutine object more
+        if unit is None:
+            task = make_task(self, func, args, kwargs, config, _WAITING)
+            assert lane is not None  # it is full
+            lane.join(task)
+            task._context = copy_context()
+            self._tasks[task] = None
         else:
-            self._check_call(func, args, kwargs, config)
-        if unit is None and delay is None and (lane is None or (here and lane.take())):
-            task: AnyTask = Task(self, func, args, kwargs, config, _SCHEDULED)
-        else:
-            if work is not None:
-                work.close()
-                work = None
-            task = Task(self, func, args, kwargs, config, _DEFERRED)
+            task = make_task(self, func, args, kwargs, config, _DEFERRED)
             if lane is not None:
                 lane.reserve(task)
-        if current_scope_var.get() is not self:
             task._context = copy_context()
-            task._context.run(current_scope_var.set, self)
-        if work is not None and here and self._drain is None:
-            # The short way of what is scheduled most: `_arrive` would come to the same.
-            self._tasks[task] = None
-            if self._observers:
-                # Before they are told: what an observer sets in its context stays there (I4).
-                task._context = task._context or copy_context()
-                self._tell("scheduled", task)
-            start(task, work)
-            return task
-        if work is not None:
-            work.close()
-        self._let_in(task, here, unit, index)
+            task._phase = unit.phases[index]
+            self._deferred[task] = unit
+            unit._defer(task, index)
         return task
 
-    def _let_in(self, task: AnyTask, here: bool, unit: Lifecycle | None, index: int) -> None:
-        """Let an accepted task arrive: now on the loop, from a thread at its next turn."""
-        if task._context is None:
-            task._context = copy_context()
+    def _accept_any(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        config: TaskConfig,
+        unit: Lifecycle | None,
+        index: int,
+        here: bool,
+    ) -> AnyTask:
+        """Accept a task of any kind, in any state of the scope, from anywhere."""
+        if not here or self._state is not _OPEN:
+            config = self._check_intake(f"'{name_of(func)}'", config)
+        lane = self._find_lane(config.lane)
+        self._check_call(func, args, kwargs, config)
+        if unit is None and config.delay is None and (lane is None or (here and lane.take())):
+            task: AnyTask = make_task(self, func, args, kwargs, config, _SCHEDULED)
+        else:
+            task = make_task(self, func, args, kwargs, config, _DEFERRED)
+            if lane is not None:
+                lane.reserve(task)
+        task._context = copy_context()
+        if current_scope_var.get() is not self:
+            task._context.run(current_scope_var.set, self)
         if unit is not None:
             task._phase = unit.phases[index]
         if here:
@@ -164,6 +152,7 @@ class Intake(Books, ScopeScheduler):
             with contextlib.suppress(RuntimeError):  # the loop has closed as well
                 self._on_loop(self._give_back, task, task._state)
             raise self._closed(f"'{task.name}'")
+        return task
 
     def _send(self, arrive: Callable[..., None], *args: Any) -> bool:
         """Let what a thread has accepted arrive on the loop; false if the scope has closed."""
@@ -200,7 +189,7 @@ class Intake(Books, ScopeScheduler):
             self._launch(task)
         elif unit is not None:
             unit._defer(task, index)
-        elif task.config._direct or task.config.delay is None:
+        elif task.config.delay is None:
             self._admit(task)
         else:
             self._arm(task, task.config.delay)
@@ -239,13 +228,22 @@ class Intake(Books, ScopeScheduler):
                 raise self._wrong_loop(f"schedule {what}")
         if self._state is _OPEN and not self._loop.is_closed():
             return config
-        in_thread = current_call() is not None or not self._is_here()
-        runner = None if in_thread else current_root()
-        task = inside_shield.get() if runner is None else runner.task
+        task = self._caller()
         if task is not None and task in self._tasks and task.config.shield:
             # What a shielded task schedules while it is drained belongs to what it protects.
             return config.merge(_SHIELDED)
         raise self._closed(what)
+
+    def _caller(self) -> AnyTask | None:
+        """The task that the caller is part of; of a thread, the shielded one that it is."""
+        call = current_call()
+        if call is not None:
+            return cast("AnyTask | None", call.owner)
+        runner = current_root() if self._is_here() else None
+        if runner is not None:
+            return runner.task
+        reference = inside_shield.get()
+        return None if reference is None else reference()
 
     def _closed(self, what: str) -> ScopeClosedError:
         return ScopeClosedError(

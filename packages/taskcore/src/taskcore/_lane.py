@@ -24,6 +24,7 @@ from taskcore.errors import BacklogFullError
 # Up to this many places a cancelled task's place is cleared at once; in a longer queue
 # when an eighth is empty, so that cancelling n waiting tasks stays linear in n.
 _SHORT = 32
+_WAITING = TaskState.WAITING
 
 
 class Lane:
@@ -57,14 +58,28 @@ class Lane:
         """Take a slot if one is free, and `limit` and `backlog` are not used up."""
         if self.taken >= self.limit:
             return False
-        if self.backlog is not None:
-            with self._lock:
-                if not self.has_room:
-                    return False
-                self.taken += 1
-        else:
+        if self.backlog is None:
             self.taken += 1
-        return True
+            return True
+        with self._lock:
+            if self.is_full():
+                return False
+            self.taken += 1
+            return True
+
+    def join(self, task: AnyTask) -> None:
+        """Let a new task wait, as `reserve` and `admit` would at once, when no slot is free.
+
+        Raises:
+            BacklogFullError: There is no place for it.
+        """
+        if self.backlog is None:
+            self._queue.append(task)
+            return
+        with self._lock:
+            if self.is_full():
+                raise self._full(task.name)
+            self._queue.append(task)
 
     def reserve(self, task: AnyTask) -> None:
         """Hold a place for a task, which `admit` will take when its moment comes.
@@ -73,7 +88,7 @@ class Lane:
             BacklogFullError: There would be neither a slot nor a place for it.
         """
         with self._lock:
-            if self.backlog is not None and not self.has_room:
+            if self.is_full():
                 raise self._full(task.name)
             self.reserved += 1
 
@@ -102,7 +117,7 @@ class Lane:
         with self._lock:
             self._left += 1
             if len(self._queue) <= _SHORT or self._left * 8 > len(self._queue):
-                self._queue = deque(t for t in self._queue if t.state is TaskState.WAITING)
+                self._queue = deque(t for t in self._queue if t._state is _WAITING)
                 self._left = 0
         self.wake_room_waiter()
 
@@ -112,44 +127,47 @@ class Lane:
         Returns:
             The task that waited longest, which has the slot now; `None` if none waits.
         """
-        heir = self.first() if self._queue else None
-        if heir is None:
-            self.taken -= 1
-        else:
+        heir = None
+        if self._queue and (heir := self.first()) is not None:
             self._queue.popleft()
+        else:
+            self.taken -= 1
         if self._room_waiters:
             self.wake_room_waiter()
         return heir
 
     def first(self) -> AnyTask | None:
         """The task that waited longest, which stays where it is; `None` if none waits."""
-        while self._queue:
-            if self._queue[0].state is TaskState.WAITING:
-                return self._queue[0]
+        queue = self._queue
+        while queue:
+            first = queue[0]
+            if first._state is _WAITING:
+                return first
             self._left -= 1  # first, or a thread would see one waiting task too few
-            self._queue.popleft()
+            queue.popleft()
         return None
 
     # Room: only the head of the line is woken, and it stays there until it has resumed and
     # found room, or was cancelled; on its way out it wakes the next.
 
-    @property
-    def has_room(self) -> bool:
-        """Whether a task would be accepted now."""
+    def is_full(self) -> bool:
+        """Whether a task would be refused now."""
         if self.backlog is None:
-            return True
-        return self.taken + self.waiting + self.reserved < self.limit + self.backlog
+            return False
+        # `waiting` stands here in full: a property is no cheap call on Python 3.11.
+        waiting = len(self._queue) - self._left
+        return self.taken + waiting + self.reserved >= self.limit + self.backlog
 
     async def wait_for_room(self) -> None:
         """Wait until a task would be accepted; it is if it comes before the next await."""
         loop = get_running_loop()
-        if self.has_room and not self._room_waiters:
+        if not self.is_full() and not self._room_waiters:
             return
         waiter: Future[None] = loop.create_future()
         self._room_waiters.append(waiter)
         try:
             await waiter
-            while not self.has_room:
+            while self.is_full():
                 waiter = self._room_waiters[0] = loop.create_future()
                 await waiter
         finally:
@@ -158,7 +176,7 @@ class Lane:
 
     def wake_room_waiter(self) -> None:
         """Wake the first who waits for room, if there is some."""
-        if self._room_waiters and self.has_room and not self._room_waiters[0].done():
+        if self._room_waiters and not self.is_full() and not self._room_waiters[0].done():
             self._room_waiters[0].set_result(None)
 
     def _full(self, name: str) -> BacklogFullError:

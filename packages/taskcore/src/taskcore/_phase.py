@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from taskcore._config import TaskConfig
-from taskcore._scheduler import Configured
+from taskcore._scheduler import Configured, configured
 from taskcore._state import TaskState
 from taskcore._task import AnyTask, Task
 from taskcore.errors import UnknownPhaseError
@@ -60,12 +60,15 @@ class Lifecycle(Configured):
         self, scope: TaskScope, phases: tuple[str, ...], config: TaskConfig, owner: AnyTask | None
     ) -> None:
         """Made by the scope; users call `scope.lifecycle`."""
-        super().__init__(scope, config)
+        self._intake = scope
+        self._unit = None
+        self._index = 0
+        self.config: TaskConfig = config
         self.phases: tuple[str, ...] = phases
         self.owner: Task[..., Any] | None = owner
         self._reached = 0  # how many phases are
         self._failed = False
-        self._deferred: list[dict[AnyTask, None]] | None = None
+        self._deferred: dict[int, dict[AnyTask, None]] | None = None  # by phase, once there is one
         self._tokens: tuple[Token[Any], ...] = ()
         self.origin: Any = None
         self.driver: asyncio.Task[Any] | None = None
@@ -89,7 +92,7 @@ class Lifecycle(Configured):
         Raises:
             UnknownPhaseError: The unit has no such phase.
         """
-        return Phase(self._intake, self.config, self, self._find(name))
+        return configured(Phase, self._intake, self.config, self, self._find(name))
 
     def is_reached(self, name: str) -> bool:
         """Whether the phase of that name has been reached.
@@ -133,7 +136,7 @@ class Lifecycle(Configured):
         Args:
             config: The config that is nearer to the tasks.
         """
-        self.config: TaskConfig = self.config.merge(config)
+        self.config = self.config.merge(config)
 
     def close(self) -> None:
         """Reach every phase that is left."""
@@ -173,36 +176,38 @@ class Lifecycle(Configured):
             ) from None
 
     def _reach(self, upto: int) -> bool:
+        if not self._deferred:
+            if self._reached < upto:
+                self._reached = upto
+            return False
         started = False
         while self._reached < upto:
             self._reached += 1
-            if self._deferred is not None:
-                started = self._take(self._reached - 1) or started
+            started = self._take(self._reached - 1) or started
         return started
 
     def _defer(self, task: AnyTask, index: int) -> None:
         """Hold a task until a phase comes; if it has come, let it go at once."""
         if self._deferred is None:
-            self._deferred = [{} for _ in self.phases]
-        self._deferred[index][task] = None
+            self._deferred = {index: {task: None}}
+        else:
+            self._deferred.setdefault(index, {})[task] = None
         if index < self._reached:
             self._take(index)
 
     def _drop(self, task: AnyTask) -> None:
         """Let go of a task that ended before its phase came."""
-        for tasks in self._deferred or ():
+        for tasks in (self._deferred or {}).values():
             tasks.pop(task, None)
 
     def _take(self, index: int) -> bool:
         """Start or skip what is deferred to a phase that has been reached."""
-        assert self._deferred is not None
-        tasks, self._deferred[index] = self._deferred[index], {}
         started = False
         unwanted: list[AnyTask] = []
-        for task in tasks:
+        for task in (self._deferred or {}).pop(index, ()):
             if task._state is not _DEFERRED:
                 continue  # cancelled by the start of one before it, or started by the drain
-            if self._wants(task.config):
+            if task.config._runs_after[self._failed]:
                 self._intake._phase_came(task)
                 started = True
             else:
@@ -212,10 +217,6 @@ class Lifecycle(Configured):
             if task._state is _DEFERRED:
                 task._finish(TaskState.SKIPPED)
         return started
-
-    def _wants(self, config: TaskConfig) -> bool:
-        when = config.when
-        return when == "always" or (when == "failure") == self._failed
 
 
 class Phase(Configured):

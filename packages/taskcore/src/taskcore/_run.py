@@ -14,7 +14,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import ContextVar, copy_context
+from contextvars import Context, ContextVar, copy_context
 from functools import cache, partial
 from types import TracebackType
 from typing import Any, cast
@@ -52,10 +52,13 @@ within `grace_period + shield_timeout + 2` seconds (promise S1).
 """
 
 
-inside_shield: ContextVar[AnyTask | None] = ContextVar("taskcore_shield", default=None)
-"""The shielded task that the context belongs to: also in its threads and asyncio tasks."""
+inside_shield: ContextVar[ref[AnyTask] | None] = ContextVar("taskcore_shield", default=None)
+"""The shielded task that the context belongs to: also in its threads and asyncio tasks.
 
-_SCHEDULED, _RUNNING, _SUCCEEDED = TaskState.SCHEDULED, TaskState.RUNNING, TaskState.SUCCEEDED
+By reference, as what it schedules has the same context, and may live longer.
+"""
+
+_RUNNING = TaskState.RUNNING
 
 
 class Runner(asyncio.Task[None]):
@@ -65,9 +68,8 @@ class Runner(asyncio.Task[None]):
     ends without running a line of `run`: nobody would be told.
     """
 
-    __slots__ = ("children", "task", "work")
+    __slots__ = ("children", "task")
     task: AnyTask
-    work: Coroutine[Any, Any, Any]
     children: WeakSet[asyncio.Task[Any]]  # not there until it adopts one
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -78,16 +80,18 @@ class Runner(asyncio.Task[None]):
             scope._start_drain()
         coro = cast("Coroutine[Any, Any, None]", self.get_coro())
         if inspect.getcoroutinestate(coro) == inspect.CORO_CREATED and not self.task.done():
-            self.work.close()
+            inspect.getcoroutinelocals(coro)["work"].close()
             self.task._finish(TaskState.CANCELLED)
         return super().cancel(msg)
 
     def adopt(self, child: asyncio.Task[Any]) -> bool:
         """Let a child share shield and abandonment; return whether it is hidden now."""
+        hidden = self._is_shielded()
         if not hasattr(self, "children"):
             self.children = WeakSet()
+            if hidden:
+                self.add_done_callback(list_children)
         self.children.add(child)
-        hidden = self._is_shielded()
         if hidden:
             hide(child)
         return hidden
@@ -119,46 +123,53 @@ def current_root(loop: asyncio.AbstractEventLoop | None = None) -> Runner | None
     return None if root is None or root.done() else root
 
 
-def start(task: AnyTask, work: Coroutine[Any, Any, Any] | None = None) -> None:
-    """Give `task`, which has its slot, to the loop: it begins at the next turn.
+def start(task: AnyTask) -> None:
+    """Give `task`, which has its slot, to the loop: it begins at the next turn."""
+    context = task._context
+    del task._context
+    func = task.func
+    direct = task.config._direct and is_plain_coroutine_function(func)
+    if not direct:
+        work: Coroutine[Any, Any, Any] = _attempts(task)
+    elif task._kwargs:
+        work = func(*task.args, **task._kwargs)
+    else:
+        work = func(*task.args)
+    give_to_loop(task, work, direct, context)
+
+
+def give_to_loop(
+    task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool, context: Context | None
+) -> None:
+    """Let `work` begin at the loop's next turn.
 
     Args:
-        task: The task. Nothing happens if an observer has cancelled it.
-        work: The coroutine of its function, if it needs nothing but to be awaited, and was made.
+        task: The task.
+        work: What it comes to.
+        direct: Whether that is the coroutine of its function, and nothing around it.
+        context: Its context; without one, asyncio copies the current one.
     """
-    if task._state is not _SCHEDULED:
-        if work is not None:
-            work.close()
-        return
-    config = task.config
-    direct = config._direct and is_plain_coroutine_function(task.func)
-    coro: Coroutine[Any, Any, Any]
-    if work is not None:
-        coro = work
-    else:
-        coro = task.func(*task.args, **task.kwargs) if direct else _attempts(task)
+    scope = task._scope
     # Not loop.create_task(): an eager task factory would run user code inside schedule().
     runner = Runner(
-        run(task, coro, direct),
-        loop=task._scope._loop,
+        run(task, work, direct),
+        loop=scope._loop,
         name=task.func.__name__ if direct else task.name,
-        context=task._context,
+        context=context,
     )
     runner.task = task
-    runner.work = coro
-    task._runner = runner
-    host = task._scope._host
-    hidden = host is not None and host.adopt(runner)
-    if not direct and config.shield:
+    scope._tasks[task] = runner
+    if scope._host is not None:
+        scope._host.adopt(runner)
+    if task.config._shielded:
         hide(runner)
-        hidden = True
-    if hidden:
-        runner.add_done_callback(list_children)
 
 
 async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> None:
     """Await `work` and bring `task` into its final state."""
     scope = task._scope
+    if task.config._shielded:
+        inside_shield.set(ref(task))
     if direct:
         # What `task._begin()` does, and a tenth of the whole cost as a call of it.
         task._began = scope._loop.time()
@@ -166,10 +177,8 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
         if task._waiters is not None or scope._observers:
             scope._enter(task)
             task._tell_begun()
-    else:
-        inside_shield.set(task if task.config.shield else None)
-        if scope._observers:
-            scope._enter(task)
+    elif scope._observers:
+        scope._enter(task)
     try:
         value = await work
     except BaseException as error:
@@ -182,12 +191,13 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
         # From 3.12 on the user's frame leads back to this one, and the task to the error.
         del task, work
     else:
-        scope._end(task, _SUCCEEDED, value)
+        scope._succeed(task, value)
 
 
 def _is_running(task: AnyTask) -> bool:
+    runner = task._runner
     try:
-        return asyncio.current_task() is task._runner
+        return runner is not None and asyncio.current_task() is runner
     except RuntimeError:
         return False
 

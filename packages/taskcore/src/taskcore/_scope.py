@@ -200,6 +200,7 @@ class TaskScope(Intake):
         self._children = note_children(self._loop)
         self._host = current_root()
         self._state = ScopeState.OPEN
+        self._is_plain = self._host is None and not self._observers
         self._token = self._make_current()
         self._tell_state()
         return self
@@ -261,7 +262,6 @@ class TaskScope(Intake):
             raise self._wrong_loop("wait until idle")
         while busy():
             waiter = self._loop.create_future()
-            self._watched = True
             self._idle_waiters.append(waiter)
             await waiter
 
@@ -378,6 +378,7 @@ class TaskScope(Intake):
     ) -> Drain:
         if self._drain is None:
             self._state = ScopeState.DRAINING
+            self._is_plain = False
             self._watched = True
             for series in list(self._series):
                 series._end()

@@ -37,7 +37,7 @@ _S = TaskState
 
 MOVES: Mapping[TaskState, frozenset[TaskState]] = MappingProxyType(
     {
-        _S.DEFERRED: frozenset({_S.WAITING, _S.SKIPPED, _S.CANCELLED}),
+        _S.DEFERRED: frozenset({_S.WAITING, _S.SCHEDULED, _S.SKIPPED, _S.CANCELLED}),
         _S.WAITING: frozenset({_S.SCHEDULED, _S.CANCELLED}),
         _S.SCHEDULED: frozenset({_S.RUNNING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.ABANDONED}),
         _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED, _S.ABANDONED}),

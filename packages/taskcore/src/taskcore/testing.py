@@ -184,10 +184,10 @@ def _start_waiting(target: TaskScope | Lifecycle | Phase) -> list[AnyTask]:
 
 def _waiting(target: Lifecycle | Phase) -> list[AnyTask]:
     unit = _unit_of(target)
-    phases = unit._deferred or []
-    if isinstance(target, Phase):
-        phases = phases[target._index : target._index + 1]
-    return [task for tasks in phases for task in tasks if unit._wants(task.config)]
+    deferred = unit._deferred or {}
+    phases = (target._index,) if isinstance(target, Phase) else sorted(deferred)
+    waiting = [task for index in phases for task in deferred.get(index, ())]
+    return [task for task in waiting if task.config._runs_after[unit.failed]]
 
 
 # -- recorded, and not run -------------------------------------------------------------------
@@ -246,7 +246,7 @@ def record(scope: TaskScope) -> Generator[list[Scheduled]]:
             f"scope '{scope.name}' is being recorded already; use the list of the outer record()"
         )
     scheduled: list[Scheduled] = []
-    accept, config = scope._accept, scope.config
+    accept = scope._accept
 
     def note(
         func: Callable[..., Any],
@@ -261,15 +261,12 @@ def record(scope: TaskScope) -> Generator[list[Scheduled]]:
         scheduled.append(Scheduled(func, args, kwargs, phase, task.config))
         return task
 
-    # Everything that is scheduled comes through `_accept`, but for the short way of a scope
-    # with a direct config. An attribute of this one scope costs the others nothing.
+    # Everything that is scheduled comes through `_accept`. An attribute of this one scope
+    # costs the others nothing.
     scope._accept = note  # type: ignore[method-assign]
-    scope.config = config.refine()
-    scope.config.__dict__["_direct"] = False
     try:
         yield scheduled
     finally:
-        scope.config = config
         del scope._accept
 
 
