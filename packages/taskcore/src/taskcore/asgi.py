@@ -21,9 +21,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias, Unpack, cast
 
+from taskcore._config import TaskConfig
 from taskcore._intake import current_scope_var
 from taskcore._phase import Lifecycle, Phase, current_unit_var
-from taskcore._scheduler import Configured
+from taskcore._scheduler import Configured, configured
 from taskcore._scope import ScopeOptions, TaskScope
 from taskcore.errors import NoCurrentScopeError
 
@@ -71,20 +72,23 @@ class RequestTasks(Configured):
 
     def __init__(self, unit: Lifecycle) -> None:
         """Made by an adapter, or by `current_tasks()`."""
-        super().__init__(unit.scope, unit.config)
+        self._intake = unit._intake
+        self._unit = None  # at once, unless on one of the moments
+        self._index = 0
+        self.config: TaskConfig = unit.config
         self._request = unit
 
     @property
     def after_route(self) -> Phase:
         """The moment when the endpoint has returned, before any byte of the response."""
         unit = self._request
-        return Phase(self._intake, unit.config, unit, 0)
+        return configured(Phase, self._intake, unit.config, unit, 0)
 
     @property
     def after_response(self) -> Phase:
         """The moment when the response has gone out and the framework has left the request."""
         unit = self._request
-        return Phase(self._intake, unit.config, unit, 1)
+        return configured(Phase, self._intake, unit.config, unit, 1)
 
     @property
     def scope(self) -> TaskScope:
@@ -153,26 +157,24 @@ class TasksMiddleware:
         if tasks is None or (kind != "http" and kind != "websocket"):
             await self._serve_without_scope(scope, receive, send)
             return
-        unit = Lifecycle(tasks, _PHASES, tasks.config, None)
-        unit.origin = scope
-        unit.driver = asyncio.current_task()
+        unit = _RequestUnit(tasks, scope, send)
         outer = scope.get(UNIT)
         scope[UNIT] = unit
-        exchange = _Exchange(unit, send)
         scope_token = current_scope_var.set(tasks)
         unit_token = current_unit_var.set(unit)
         try:
-            await self.app(scope, receive, exchange.send)
+            await self.app(scope, receive, unit.send)
         except BaseException as error:
-            if not exchange.excuses(error, self.disconnect_errors):
+            if not unit.excuses(error, self.disconnect_errors):
                 unit.fail()
             raise
         finally:
             current_unit_var.reset(unit_token)
             current_scope_var.reset(scope_token)
             scope[UNIT] = outer  # or each request would leave a cycle behind
-            unit.origin.pop(LOST, None)
-            unit.close()
+            if unit._lost is not None:
+                unit.origin.pop(LOST, None)
+            unit._reach(2)
 
     async def _serve_without_scope(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -186,13 +188,15 @@ class TasksMiddleware:
         await self.app(scope, receive, send)
 
 
-class _Exchange:
-    """What goes out in one request, and what it tells of the moments."""
+class _RequestUnit(Lifecycle):
+    """The unit of work of one request, which sees what goes out and so knows its moments."""
 
-    __slots__ = ("_complete", "_lost", "_send", "_unit")
+    __slots__ = ("_complete", "_lost", "_send")
 
-    def __init__(self, unit: Lifecycle, send: Send) -> None:
-        self._unit = unit
+    def __init__(self, tasks: TaskScope, origin: ASGIScope, send: Send) -> None:
+        Lifecycle.__init__(self, tasks, _PHASES, tasks.config, None)
+        self.origin = origin
+        self.driver = asyncio.current_task()
         self._send = send
         self._complete = False
         self._lost: OSError | None = None  # what the server raised since the client is gone
@@ -200,7 +204,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
-            if self._unit._reach(1):  # after_route
+            if self._reach(1):  # after_route
                 # One turn of the loop, in which they start: before any byte is sent.
                 await asyncio.sleep(0)
         elif kind == "http.response.pathsend" or (
@@ -210,7 +214,7 @@ class _Exchange:
         try:
             await self._send(message)
         except OSError as error:
-            self._lost = self._unit.origin[LOST] = error
+            self._lost = self.origin[LOST] = error
             raise
 
     def excuses(
