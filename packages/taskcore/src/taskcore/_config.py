@@ -139,11 +139,13 @@ class TaskConfig:
                     ) from None
                 check(option, value)
                 values[option] = value
+                if option in _HARMLESS:
+                    continue
                 if option == "shield":
                     values["_shielded"] = value
                 elif option == "when":
                     values["_runs_after"] = _WHEN[cast("When", value)]
-                elif option not in _HARMLESS:
+                else:
                     values["_direct"] = False
 
     @property

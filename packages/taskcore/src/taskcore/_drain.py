@@ -177,8 +177,8 @@ class Drain:
 
     def ended(self, task: AnyTask) -> None:
         """A task came into a final state."""
-        took = 0.0 if task._began is None else self._loop.time() - task._began
-        self._entries[task._state].append(DrainEntry(task.name, task.id, took))
+        entry = DrainEntry(task.name, task.id, task._took() or 0.0)
+        self._entries[task._state].append(entry)
         self._shielded.pop(task, None)
         self._stop_by.pop(task, None)
         cancelling = self._scope._state is ScopeState.CANCELLING

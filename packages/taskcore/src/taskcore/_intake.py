@@ -20,7 +20,8 @@ from taskcore._books import Books
 from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
 from taskcore._config import TaskConfig
 from taskcore._every import ScopeScheduler
-from taskcore._run import current_root, give_to_loop, inside_shield, load_processes
+from taskcore._run import Runner, current_root, inside_shield, load_processes, run
+from taskcore._shield import hide
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask, make_task
 from taskcore._threads import current_call
@@ -99,7 +100,12 @@ class Intake(Books, ScopeScheduler):
                 raise misfit(func, error) from None
             if lane is None or lane.take():
                 task: AnyTask = make_task(self, func, args, kwargs, config, _SCHEDULED)
-                give_to_loop(task, work, True, None)
+                # `start` in short: a call and some questions less, a tenth of a bare task.
+                runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
+                runner.task = task
+                self._tasks[task] = runner
+                if config._shielded:
+                    hide(runner)
                 return task
             work.close()
         elif kwargs or len(args) != func.__code__.co_argcount or func.__code__.co_kwonlyargcount:

@@ -84,7 +84,7 @@ def _root_context(second: BaseException, error: BaseException) -> None:
 
 def say_abandoned(task: AnyTask, stack: str) -> None:
     """Say what was abandoned, how old it is, and where it hangs."""
-    age = 0.0 if task._began is None else task._scope._loop.time() - task._began
+    age = task._took() or 0.0
     message = (
         "abandoned task '%s' (id %d, function %s) after %.2f s: it was cancelled and did not "
         "stop; it hangs at\n%s"

@@ -156,8 +156,7 @@ class Observed:
         """Tell the observers that a task came into its final state."""
         kind = _FINAL_EVENTS.get(task._state, "finished")
         now = self._loop.time()
-        duration = None if task._began is None else now - task._began
-        self._tell_in_order(TaskEvent(kind, task, now, duration=duration))
+        self._tell_in_order(TaskEvent(kind, task, now, duration=task._took()))
 
     def _tell_state(self, report: DrainReport | None = None) -> None:
         """Tell the instruments what state the scope came into."""

@@ -125,43 +125,24 @@ def current_root(loop: asyncio.AbstractEventLoop | None = None) -> Runner | None
 
 def start(task: AnyTask) -> None:
     """Give `task`, which has its slot, to the loop: it begins at the next turn."""
-    context = task._context
+    scope, func, config, context = task._scope, task.func, task.config, task._context
     del task._context
-    func = task.func
-    direct = task.config._direct and is_plain_coroutine_function(func)
+    direct = config._direct and is_plain_coroutine_function(func)
+    work: Coroutine[Any, Any, Any]
     if not direct:
-        work: Coroutine[Any, Any, Any] = _attempts(task)
+        work = _attempts(task)
     elif task._kwargs:
         work = func(*task.args, **task._kwargs)
     else:
         work = func(*task.args)
-    give_to_loop(task, work, direct, context)
-
-
-def give_to_loop(
-    task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool, context: Context | None
-) -> None:
-    """Let `work` begin at the loop's next turn.
-
-    Args:
-        task: The task.
-        work: What it comes to.
-        direct: Whether that is the coroutine of its function, and nothing around it.
-        context: Its context; without one, asyncio copies the current one.
-    """
-    scope = task._scope
+    name = func.__name__ if direct else task.name
     # Not loop.create_task(): an eager task factory would run user code inside schedule().
-    runner = Runner(
-        run(task, work, direct),
-        loop=scope._loop,
-        name=task.func.__name__ if direct else task.name,
-        context=context,
-    )
+    runner = Runner(run(task, work, direct), loop=scope._loop, name=name, context=context)
     runner.task = task
     scope._tasks[task] = runner
     if scope._host is not None:
         scope._host.adopt(runner)
-    if task.config._shielded:
+    if config._shielded:
         hide(runner)
 
 

