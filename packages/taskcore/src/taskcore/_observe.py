@@ -15,9 +15,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
+from taskcore._frozen import frozen
 from taskcore._log import facts, say
 from taskcore._state import FINAL, ScopeState, TaskState
 from taskcore._task import AnyTask, Task
@@ -35,7 +35,7 @@ EventKind: TypeAlias = Literal[
 """What can happen to a task: see `TaskEvent`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class TaskEvent:
     """One thing that happened to one task.
 
@@ -62,7 +62,7 @@ class TaskEvent:
         return cast("TaskScope", self.task._scope)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class ScopeEvent:
     """One move in the life of a scope: it opened, or its drain came to another stage.
 
@@ -150,14 +150,14 @@ class Observed:
 
     def _tell(self, kind: EventKind, task: AnyTask, attempt: int | None = None) -> None:
         """Tell the observers what happened to a task."""
-        self._tell_in_order(TaskEvent(kind, task, self._loop.time(), attempt))
+        self._tell_in_order(TaskEvent(kind, task, self._loop.time(), attempt, None))
 
     def _tell_end(self, task: AnyTask) -> None:
         """Tell the observers that a task came into its final state."""
         kind = _FINAL_EVENTS.get(task._state, "finished")
         now = self._loop.time()
         duration = None if task._began is None else now - task._began
-        self._tell_in_order(TaskEvent(kind, task, now, duration=duration))
+        self._tell_in_order(TaskEvent(kind, task, now, None, duration))
 
     def _tell_state(self, report: DrainReport | None = None) -> None:
         """Tell the instruments what state the scope came into."""
