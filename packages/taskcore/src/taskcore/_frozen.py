@@ -1,9 +1,9 @@
 """Frozen classes: their values do not change, and are compared, hashed and shown by field.
 
 To `dataclasses` they are frozen dataclasses: `is_dataclass`, `fields`, `replace` and `asdict`
-take them. But its decorator writes and compiles up to eight methods for each class, which
-took a sixth of `import asyncio` for those of taskcore (promise C4). Here all classes share
-their methods, and `dataclasses` is loaded by whoever asks it.
+take them. But its decorator writes and compiles six methods for each class, which took a
+sixth of `import asyncio` for those of taskcore (promise C4). Here all classes share their
+methods, and `dataclasses` is loaded by whoever asks it. See docs/design.md#import.
 """
 
 from __future__ import annotations
