@@ -97,14 +97,15 @@ def instructions(
             stdout=subprocess.DEVNULL,
         )
         # Dump 1 is what came before the first mark, 2 the first run, 3 what lies between...
-        dumps = [_summary(Path(folder, f"out.{at}")) for at in range(2, 4 * len(names) + 1, 2)]
+        dumps = [total(Path(folder, f"out.{at}")) for at in range(2, 4 * len(names) + 1, 2)]
     return {
         name: (dumps[2 * at + 1] - dumps[2 * at]) / (counts[1] - counts[0])
         for at, name in enumerate(names)
     }
 
 
-def _summary(dump: Path) -> int:
+def total(dump: Path) -> int:
+    """The instructions in a file that callgrind wrote."""
     line = next(line for line in dump.read_text().splitlines() if line.startswith("summary:"))
     return int(line.split()[1])
 

@@ -13,6 +13,7 @@ import pytest
 LAYERS = {
     "errors": 0,
     "_clock": 0,
+    "_frozen": 0,
     "_state": 0,
     "_call": 2,
     "_config": 1,

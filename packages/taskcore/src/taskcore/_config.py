@@ -12,7 +12,6 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 from typing import (
@@ -26,6 +25,7 @@ from typing import (
     cast,
 )
 
+from taskcore._frozen import frozen
 from taskcore.errors import ConfigTypeError, ConfigValueError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class TaskOptions(TypedDict, total=False):
     delay: float | None
 
 
-@dataclass(frozen=True, init=False)
+@frozen(slots=False)
 class TaskConfig:
     """How a task runs. Every option is `None` by default, which means "not set".
 

@@ -30,9 +30,9 @@ import inspect
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from taskcore._frozen import frozen
 from taskcore._intake import Intake
 from taskcore._log import coroutine_stack, say, say_abandoned
 from taskcore._run import OWN_FILE, STOP_TIME
@@ -47,7 +47,7 @@ ON_DRAIN_TIME = 0.5
 _NAMED = 10  # tasks that a line names at the most
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class DrainEntry:
     """What became of one task.
 
@@ -62,7 +62,7 @@ class DrainEntry:
     duration: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class DrainReport:
     """What became of the tasks that had not finished when the drain began.
 

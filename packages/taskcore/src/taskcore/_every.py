@@ -26,12 +26,12 @@ import importlib
 import logging
 from asyncio import TimerHandle
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, Unpack, cast
 from weakref import ref
 
 from taskcore._call import name_of
 from taskcore._config import LONGEST, TaskConfig, TaskOptions
+from taskcore._frozen import frozen, replace
 from taskcore._log import say
 from taskcore._scheduler import Configured, Scheduler, configured
 from taskcore._state import ScopeState
@@ -53,17 +53,18 @@ SHORTEST = 0.001
 """Seconds between two ticks at least: the clock of uvloop counts milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class Interval:
     """How a series repeats, where the seconds alone do not say it all.
 
     Attributes:
         seconds: Seconds between two ticks, at least 0.001.
         jitter: Seconds by which a run may begin later than its tick: a random part of
-            them, for each run anew. From 0 to `seconds`. It keeps many processes that
-            began together from doing the same thing at the same time.
-        overlap: Whether a run begins although the one before it still goes on. If not,
-            the run is left out. With it, a `limit` or `lane` bounds how many go on at once.
+            them, for each run anew. From 0, the default, to `seconds`. It keeps many
+            processes that began together from doing the same thing at the same time.
+        overlap: Whether a run begins although the one before it still goes on. By default
+            it does not, and is left out. With it, a `limit` or `lane` bounds how many go on
+            at once.
 
     Raises:
         ConfigTypeError: A value has the wrong type.

@@ -15,9 +15,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
+from taskcore._frozen import frozen, set_field
 from taskcore._log import facts, say
 from taskcore._state import FINAL, ScopeState, TaskState
 from taskcore._task import AnyTask, Task
@@ -35,7 +35,7 @@ EventKind: TypeAlias = Literal[
 """What can happen to a task: see `TaskEvent`."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class TaskEvent:
     """One thing that happened to one task.
 
@@ -56,13 +56,29 @@ class TaskEvent:
     attempt: int | None = None
     duration: float | None = None
 
+    # Three are made for each task, so by the fast way, which names the fields once more.
+    def __init__(
+        self,
+        kind: EventKind,
+        task: Task[..., Any],
+        time: float,
+        attempt: int | None = None,
+        duration: float | None = None,
+    ) -> None:
+        """Made by the scope."""
+        set_field(self, "kind", kind)
+        set_field(self, "task", task)
+        set_field(self, "time", time)
+        set_field(self, "attempt", attempt)
+        set_field(self, "duration", duration)
+
     @property
     def scope(self) -> TaskScope:
         """The scope of the task."""
         return cast("TaskScope", self.task._scope)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class ScopeEvent:
     """One move in the life of a scope: it opened, or its drain came to another stage.
 
@@ -156,7 +172,7 @@ class Observed:
         """Tell the observers that a task came into its final state."""
         kind = _FINAL_EVENTS.get(task._state, "finished")
         now = self._loop.time()
-        self._tell_in_order(TaskEvent(kind, task, now, duration=task._took()))
+        self._tell_in_order(TaskEvent(kind, task, now, None, task._took()))
 
     def _tell_state(self, report: DrainReport | None = None) -> None:
         """Tell the instruments what state the scope came into."""

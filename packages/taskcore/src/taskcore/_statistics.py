@@ -8,14 +8,13 @@ Invariant: on the scope's loop every task that was accepted is counted once, in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from taskcore._frozen import frozen
 from taskcore._intake import Intake
 from taskcore._lane import Lane
 from taskcore._state import ScopeState, TaskState
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class LaneStatistics:
     """The use of one limit, in tasks.
 
@@ -36,7 +35,7 @@ class LaneStatistics:
     deferred: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class PoolStatistics:
     """The use of a scope's threads, or of its worker processes.
 
@@ -53,7 +52,7 @@ class PoolStatistics:
     queued: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen(slots=True)
 class ScopeStatistics:
     """What a scope has at one moment, and how many of its tasks have ended so far.
 
