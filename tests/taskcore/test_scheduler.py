@@ -89,6 +89,23 @@ async def test_order_in_one_thread() -> None:
     assert journal.events == list(range(20))
 
 
+async def test_order_of_a_thread_and_the_loop() -> None:
+    """T2: what a thread has scheduled comes first, though the loop had no turn in between."""
+    order: list[str] = []
+
+    async def note(name: str) -> None:
+        order.append(name)
+
+    async with TaskScope() as scope:
+        for names in ("ab", "cd"):
+            thread = threading.Thread(target=scope.schedule, args=(note, names[0]))
+            thread.start()
+            thread.join()
+            scope.schedule(note, names[1])
+            scope.schedule(note, names[1].upper())
+    assert "".join(order) == "abBcdD"
+
+
 async def test_schedule_inside_a_task() -> None:
     """T5: what a running task schedules is run, also by the last one in its last line."""
     journal = Journal()

@@ -15,6 +15,7 @@ import contextlib
 import threading
 from abc import abstractmethod
 from asyncio import get_running_loop
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -74,9 +75,7 @@ class Books(Observed):
         # Whether anyone but the books wants to know of an end: lanes, observers, or a drain.
         # One look, where most ends have nothing to tell.
         self._watched = lane is not None or bool(lanes) or bool(observers)
-        # Whether there is nothing but a task itself to think of when it comes in: the scope is
-        # open, nobody observes it, and no task has opened it. One look instead of three.
-        self._is_plain = False
+        self._is_plain = False  # kept in step with `_is_undisturbed`: one look instead of four
         self._state = ScopeState.NEW
         self._loop = cast("asyncio.AbstractEventLoop", None)  # until it is entered
         self._children: ChildNotes
@@ -85,7 +84,8 @@ class Books(Observed):
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
         self._door = threading.Lock()  # for the two lines below, which threads look at
-        self._on_the_way: int = 0  # what threads have accepted, and the loop has not seen
+        # What threads have accepted, and the loop has not seen.
+        self._on_the_way: deque[Callable[[], None]] = deque()
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._drain: Drain | None = None
         self._pool_sizes = {"thread": threads, "process": processes}
@@ -95,6 +95,15 @@ class Books(Observed):
     def name(self) -> str:
         """What logs call it."""
         return self._name
+
+    def _is_undisturbed(self) -> bool:
+        """Whether there is nothing but a task itself to think of when it comes in."""
+        return (
+            self._state is ScopeState.OPEN
+            and self._host is None
+            and not self._observers
+            and not self._on_the_way
+        )
 
     def _is_here(self) -> bool:
         try:

@@ -2,7 +2,8 @@
 
 `TaskScope` adds the scope's life on top. Invariants:
     - Tasks may be accepted in any thread. What a thread accepts arrives in the books at
-      the loop's next turn, and the scope is not closed while one is on its way.
+      the loop's next turn, or when the next one is scheduled on the loop, whichever comes
+      first; and the scope is not closed while one is on its way.
     - Nothing is accepted once the scope is closed, and while it drains only what comes
       from a shielded task that is being drained.
 """
@@ -13,6 +14,7 @@ import contextlib
 from asyncio import get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
+from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -137,6 +139,8 @@ class Intake(Books, ScopeScheduler):
         here: bool,
     ) -> AnyTask:
         """Accept a task of any kind, in any state of the scope, from anywhere."""
+        if here and self._on_the_way:
+            self._let_in()  # they were scheduled before (T2)
         if not here or self._state is not _OPEN:
             config = self._check_intake(f"'{name_of(func)}'", config)
         lane = self._find_lane(config.lane)
@@ -166,14 +170,20 @@ class Intake(Books, ScopeScheduler):
         with self._door:
             if self._state is ScopeState.CLOSED or self._loop.is_closed():
                 return False
-            self._loop.call_soon_threadsafe(self._arrive_from_thread, arrive, args)
-            self._on_the_way += 1
+            self._loop.call_soon_threadsafe(self._let_in)
+            self._on_the_way.append(partial(arrive, *args))
+            self._is_plain = False
             return True
 
-    def _arrive_from_thread(self, arrive: Callable[..., None], args: tuple[Any, ...]) -> None:
-        with self._door:
-            self._on_the_way -= 1
-        arrive(*args)
+    def _let_in(self) -> None:
+        """Let what threads have accepted arrive, in order. Called once for each, or earlier."""
+        while True:
+            with self._door:
+                if not self._on_the_way:
+                    self._is_plain = self._is_undisturbed()
+                    break
+                arrive = self._on_the_way.popleft()
+            arrive()
         if not self._tasks:
             self._wake_idle_waiters()
         if self._drain is not None:

@@ -14,7 +14,7 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Coroutine, Iterator
-from contextvars import Context, ContextVar, copy_context
+from contextvars import ContextVar, copy_context
 from functools import cache, partial
 from types import TracebackType
 from typing import Any, cast

@@ -207,7 +207,7 @@ class TaskScope(Intake):
         self._children = note_children(self._loop)
         self._host = current_root()
         self._state = ScopeState.OPEN
-        self._is_plain = self._host is None and not self._observers
+        self._is_plain = self._is_undisturbed()
         self._token = self._make_current()
         self._tell_state()
         return self

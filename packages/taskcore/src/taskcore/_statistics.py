@@ -101,7 +101,7 @@ def take_statistics(scope: Intake) -> ScopeStatistics:
         state=scope._state,
         deferred=states.count(TaskState.DEFERRED),
         waiting=states.count(TaskState.WAITING),
-        scheduled=states.count(TaskState.SCHEDULED) + scope._on_the_way,
+        scheduled=states.count(TaskState.SCHEDULED) + len(scope._on_the_way),
         running=states.count(TaskState.RUNNING),
         succeeded=scope._succeeded,
         failed=ended[TaskState.FAILED],
