@@ -12,8 +12,8 @@ from textwrap import indent
 import pytest
 
 from taskcore import ScopeState, TaskEvent, TaskScope
+from taskcore._attempts import STOP_TIME
 from taskcore._drain import ON_DRAIN_TIME
-from taskcore._run import STOP_TIME
 from taskcore._scope import GRACE_PERIOD, SHIELD_TIMEOUT, THREADS
 from taskcore._task import MOVES
 from taskcore.spi import Instrument, ScopeEvent

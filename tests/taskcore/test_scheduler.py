@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from taskcore import Task, TaskConfig, TaskScope, TaskState
+from taskcore._run import EAGER, begin
 from taskcore.errors import BacklogFullError
 from taskcore.spi import Scheduler
 from tests.helpers import Journal
@@ -87,6 +88,32 @@ async def test_order_in_one_thread() -> None:
         for number in range(20):
             scope.schedule(journal.add, number)
     assert journal.events == list(range(20))
+
+
+@pytest.mark.skipif(not EAGER, reason="up to Python 3.11 asyncio begins each task by itself")
+async def test_interrupted_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T5: what is interrupted between two tasks that begin in one turn goes on in the next."""
+    order: list[int] = []
+    interrupts = [ZeroDivisionError()]
+    problems: list[object] = []
+
+    async def note(number: int) -> None:
+        order.append(number)
+
+    def begin_or_not(task: Task[..., Any]) -> None:
+        begin(task)
+        if interrupts:
+            raise interrupts.pop()
+
+    monkeypatch.setattr("taskcore._books.begin", begin_or_not)
+    asyncio.get_running_loop().set_exception_handler(
+        lambda loop, context: problems.append(context["exception"])
+    )
+    async with TaskScope() as scope:
+        for number in range(3):
+            scope.schedule(note, number)
+    assert order == [0, 1, 2]
+    assert [type(problem) for problem in problems] == [ZeroDivisionError]
 
 
 async def test_order_of_a_thread_and_the_loop() -> None:

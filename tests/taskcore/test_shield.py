@@ -39,6 +39,7 @@ async def test_shielded_task_is_not_listed() -> None:
     async with TaskScope(grace_period=0, shield_timeout=0) as scope:
         before = asyncio.all_tasks()
         scope.schedule(hang)
+        await asyncio.sleep(0)
         assert len(asyncio.all_tasks() - before) == 1
         scope.task(shield=True).schedule(hang)
         await asyncio.sleep(0)

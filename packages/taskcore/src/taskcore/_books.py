@@ -19,10 +19,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from taskcore._attempts import load_processes
 from taskcore._children import ChildNotes
 from taskcore._lane import Lane
 from taskcore._observe import Observed, Observer
-from taskcore._run import Runner, load_processes, start
+from taskcore._run import EAGER, Runner, begin
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask
 from taskcore._threads import ThreadPool
@@ -54,6 +55,7 @@ class Books(Observed):
         "_on_the_way",
         "_pool_sizes",
         "_pools",
+        "_ready",
         "_tasks",
         "_timers",
         "_watched",
@@ -81,6 +83,7 @@ class Books(Observed):
         self._children: ChildNotes
         self._host: Runner | None = None  # of the task that opened the scope, if one did
         self._tasks: dict[AnyTask, Runner | None] = {}  # with what runs it, once it does
+        self._ready: list[AnyTask] = []  # those that begin at the loop's next turn
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
         self._door = threading.Lock()  # for the two lines below, which threads look at
@@ -150,7 +153,29 @@ class Books(Observed):
         if self._drain is not None and self._drain.refuses(task):
             task._finish(TaskState.CANCELLED)
         else:
-            start(task)
+            self._start(task)
+
+    def _start(self, task: AnyTask) -> None:
+        """Let a task begin at the loop's next turn."""
+        if EAGER:  # pragma: no cover (from 3.12)
+            if not self._ready:
+                self._loop.call_soon(self._begin_ready)
+            self._ready.append(task)
+        else:  # pragma: no cover (up to 3.11)
+            begin(task)
+
+    def _begin_ready(self) -> None:  # pragma: no cover (from 3.12)
+        """Begin what was ready when this turn of the loop came."""
+        ready, self._ready = iter(self._ready), []
+        task: AnyTask | None
+        try:
+            for task in ready:
+                if task._state is _SCHEDULED:  # else it was cancelled
+                    begin(task)
+        finally:
+            for task in ready:  # Ctrl-C, where nobody handles the signal
+                self._start(task)
+            task = None  # as in `begin`
 
     def _phase_came(self, task: AnyTask) -> None:
         """Start a deferred task, or let its delay begin. Its unit has let go of it."""

@@ -32,10 +32,10 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
+from taskcore._attempts import OWN_FILES, STOP_TIME
 from taskcore._frozen import frozen
 from taskcore._intake import Intake
 from taskcore._log import coroutine_stack, say, say_abandoned
-from taskcore._run import OWN_FILE, STOP_TIME
 from taskcore._shield import abandon, hide
 from taskcore._state import FINAL, ScopeState, TaskState
 from taskcore._task import AnyTask
@@ -299,7 +299,7 @@ class Drain:
                 return
             runner = task._runner
             if runner is not None:  # else it has ended; a drain must not fail, whatever else does
-                say_abandoned(task, coroutine_stack(runner, without=OWN_FILE))
+                say_abandoned(task, coroutine_stack(runner, without=OWN_FILES))
                 abandon(runner)
                 task._finish(TaskState.ABANDONED)
 

@@ -18,11 +18,12 @@ from functools import partial
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, cast
 
+from taskcore._attempts import load_processes
 from taskcore._books import Books
-from taskcore._call import CO_COROUTINE, check_call, misfit, name_of
+from taskcore._call import CO_COROUTINE, check_call, name_of
 from taskcore._config import TaskConfig
 from taskcore._every import ScopeScheduler
-from taskcore._run import Runner, current_root, inside_shield, load_processes, run
+from taskcore._run import EAGER, Runner, current_root, inside_shield, run
 from taskcore._shield import hide
 from taskcore._state import ScopeState, TaskState
 from taskcore._task import AnyTask, make_task
@@ -94,31 +95,11 @@ class Intake(Books, ScopeScheduler):
             return self._accept_any(func, args, kwargs, config, unit, index, here)
         # The short way, for what is scheduled most: an `async def`, on the loop, that needs
         # nothing but to be awaited. `_accept_any` comes to the same (docs/design.md#cost).
+        code = func.__code__
+        if kwargs or len(args) != code.co_argcount or code.co_kwonlyargcount:
+            check_call(func, args, kwargs)  # exact, and makes a coroutine
         lane = self._lane
-        if unit is None and (lane is None or lane.taken < lane.limit):
-            try:  # binds the arguments, and runs nothing
-                work = func(*args, **kwargs) if kwargs else func(*args)
-            except TypeError as error:
-                raise misfit(func, error) from None
-            if lane is None or lane.take():
-                task: AnyTask = make_task(self, func, args, kwargs, config, _SCHEDULED)
-                # `start` in short: a call and some questions less, a tenth of a bare task.
-                runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
-                runner.task = task
-                self._tasks[task] = runner
-                if config._shielded:
-                    hide(runner)
-                return task
-            work.close()
-        elif kwargs or len(args) != func.__code__.co_argcount or func.__code__.co_kwonlyargcount:
-            check_call(func, args, kwargs)  # exact; a coroutine object more
-        if unit is None:
-            task = make_task(self, func, args, kwargs, config, _WAITING)
-            assert lane is not None  # it is full
-            lane.join(task)
-            task._context = copy_context()
-            self._tasks[task] = None
-        else:
+        if unit is not None:
             task = make_task(self, func, args, kwargs, config, _DEFERRED)
             if lane is not None:
                 lane.reserve(task)
@@ -126,6 +107,25 @@ class Intake(Books, ScopeScheduler):
             task._phase = unit.phases[index]
             self._deferred[task] = unit
             unit._defer(task, index)
+        elif lane is None or lane.take():
+            task = make_task(self, func, args, kwargs, config, _SCHEDULED)
+            if EAGER:  # pragma: no cover (from 3.12)
+                task._context = copy_context()
+                self._tasks[task] = None
+                self._start(task)
+            else:  # pragma: no cover (up to 3.11)
+                # `begin` in short: asyncio copies the context, and what is known is not asked.
+                work = func(*args, **kwargs) if kwargs else func(*args)
+                runner = Runner(run(task, work, True), loop=self._loop, name=func.__name__)
+                runner.task = task
+                self._tasks[task] = runner
+                if config._shielded:
+                    hide(runner)
+        else:
+            task = make_task(self, func, args, kwargs, config, _WAITING)
+            lane.join(task)
+            task._context = copy_context()
+            self._tasks[task] = None
         return task
 
     def _accept_any(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from taskcore._call import name_of
@@ -94,12 +94,12 @@ def say_abandoned(task: AnyTask, stack: str) -> None:
     say(logging.ERROR, message, *names, age, hangs, extra=facts(task) | {"age": age})
 
 
-def coroutine_stack(runner: asyncio.Task[Any], without: str) -> str:
+def coroutine_stack(runner: asyncio.Task[Any], without: Collection[str]) -> str:
     """Where a coroutine stands, down to its innermost await, as a traceback would show it.
 
     Args:
         runner: The asyncio task.
-        without: A file whose frames are left out: that of our own coroutines.
+        without: Files whose frames are left out: those of our own coroutines.
     """
     summaries: list[traceback.FrameSummary] = []
     at: Any = runner.get_coro()
@@ -109,7 +109,7 @@ def coroutine_stack(runner: asyncio.Task[Any], without: str) -> str:
         if frame is not None:
             summaries += traceback.StackSummary.extract([(frame, frame.f_lineno)])
         at = _first(at, "cr_await", "gi_yieldfrom", "ag_await")
-    return "".join(traceback.format_list(s for s in summaries if s.filename != without))
+    return "".join(traceback.format_list(s for s in summaries if s.filename not in without))
 
 
 def _first(owner: object, *names: str) -> Any:
