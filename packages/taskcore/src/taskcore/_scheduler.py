@@ -108,7 +108,7 @@ def configured(
 ) -> C:
     """Make a scheduler of that kind, on `intake` or on the phase `index` of `unit`.
 
-    Not by a call of the class, which takes more than twice as long on Python 3.11.
+    Not by a call of the class, which takes a fifth longer.
     """
     made = _new(kind)
     made._intake = intake
