@@ -151,6 +151,8 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
     scope = task._scope
     if task.config._shielded:
         inside_shield.set(ref(task))
+    elif not direct:
+        inside_shield.set(None)  # not that of the task which scheduled it
     if direct:
         # What `task._begin()` does, and a tenth of the whole cost as a call of it.
         task._began = scope._loop.time()
