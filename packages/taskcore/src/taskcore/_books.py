@@ -188,8 +188,8 @@ class Books(Observed):
             del self._tasks[task]
         except KeyError:
             return  # it ended after all, when it had been abandoned, which was reported
+        task._outcome = value  # before the state: a thread may look
         task._state = _SUCCEEDED
-        task._outcome = value
         self._succeeded += 1
         if task._waiters is not None:
             task._wake()
@@ -203,8 +203,8 @@ class Books(Observed):
         before = task._state
         if before is _ABANDONED:
             return
-        task._state = state
         task._outcome = outcome
+        task._state = state
         self._ended_otherwise[state] += 1
         if before is _DEFERRED:
             self._let_go_of_deferred(task)
