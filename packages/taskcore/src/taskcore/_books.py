@@ -46,6 +46,7 @@ class Books(Observed):
         "_drain",
         "_host",
         "_idle_waiters",
+        "_is_letting_in",
         "_is_plain",
         "_lane",
         "_lanes",
@@ -85,7 +86,8 @@ class Books(Observed):
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
         self._door = threading.Lock()  # for the two lines below, which threads look at
         # What threads have accepted, and the loop has not seen.
-        self._on_the_way: deque[Callable[[], None]] = deque()
+        self._on_the_way: deque[Callable[[], object]] = deque()
+        self._is_letting_in = False
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._drain: Drain | None = None
         self._pool_sizes = {"thread": threads, "process": processes}
