@@ -372,6 +372,31 @@ async def test_cancelled_after_the_response(app: FastAPI, journal: Journal) -> N
     assert ran(journal) == SUCCESS
 
 
+async def test_cancelled_after_the_response_where_the_first_to_ask_was_a_dependency_at_its_exit(
+    app: FastAPI, journal: Journal
+) -> None:
+    """T6: nor is it a failure if nobody had asked for tasks before the endpoint returned."""
+    begun = asyncio.Event()
+
+    async def dependency() -> AsyncIterator[None]:
+        yield
+        schedule_each(current_tasks(), journal)
+        begun.set()
+        await asyncio.Event().wait()
+
+    @app.get("/", dependencies=[Depends(dependency)])
+    async def endpoint() -> None:
+        pass
+
+    async with Server(app, journal) as server:
+        connection = server.open("/")
+        await begun.wait()
+        connection.call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await connection.call
+    assert ran(journal) == SUCCESS
+
+
 # -- dependencies that fail or swallow as they exit -----------------------------------------
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -355,6 +357,34 @@ async def test_client_is_gone(journal: Journal, wrapped: str) -> None:
 
 class Gone(Exception):
     """What a framework raises when the client went away."""
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_task_does_not_hold_the_connection(lost: bool) -> None:
+    """I6: a task that outlives its request holds nothing of the server's, nor an error of it."""
+    release = asyncio.Event()
+
+    class Client:
+        async def send(self, message: Any) -> None:
+            if lost:
+                raise OSError("the client is gone")
+
+    async def handle(scope: Scope, receive: Receive, send: Send) -> None:
+        current_tasks().schedule(release.wait)
+        await send(START)
+        await send(LAST)
+
+    async def call() -> weakref.ref[Client]:
+        client = Client()
+        with contextlib.suppress(OSError):
+            await app({"type": "http"}, asyncio.Event().wait, client.send)
+        return weakref.ref(client)
+
+    app = served(handle)
+    async with Server(app):
+        client = await call()
+        assert client() is None
+        release.set()
 
 
 async def test_disconnect_error_of_a_framework(journal: Journal) -> None:

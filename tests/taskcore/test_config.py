@@ -11,7 +11,7 @@ import dataclasses
 import math
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -130,6 +130,7 @@ async def test_retry_and_limiter_and_executor() -> None:
         lambda task, *rest: None,
         lambda task, error, more=1: None,
         lambda task=None, error=None, *, log=None: None,
+        wraps(Handler.handle)(lambda *args: None),
     ],
 )
 def test_handlers(handler: Any) -> None:

@@ -178,6 +178,30 @@ async def test_what_runs_inside_a_shielded_task_schedules() -> None:
         )
 
 
+async def test_unshielded_task_of_a_shielded_one_schedules_in_a_thread() -> None:
+    """S3: what an unshielded task schedules is refused, though a shielded one has scheduled it."""
+    refused: list[str] = []
+
+    async with drained(grace_period=5) as scope:
+
+        def in_thread() -> None:
+            with pytest.raises(ScopeClosedError, match="from inside a shielded task"):
+                scope.schedule(max, 1, 2)
+            refused.append("in a thread")
+
+        async def child() -> None:
+            await asyncio.sleep(2)
+            await asyncio.to_thread(in_thread)
+
+        async def work() -> None:
+            await scope.task(name="child", timeout=60).schedule(child)
+
+        scope.task(name="work", shield=True).schedule(work)
+        await asyncio.sleep(1)
+        assert became(await scope.drain()) == dict.fromkeys(["child", "work"], "succeeded")
+    assert refused == ["in a thread"]
+
+
 async def test_shielded_task_schedules_in_its_finally_at_the_deadline() -> None:
     """S3: what is scheduled when it is too late never begins, and is reported as cancelled."""
     async with drained(grace_period=1, shield_timeout=1, limit=1) as scope:

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Any, cast
 from weakref import ref
 
@@ -724,6 +725,27 @@ def in_a_thread(call: Callable[[], Any]) -> Any:
     thread.start()
     thread.join()
     return answers[0]
+
+
+async def test_series_from_threads_that_come_together() -> None:
+    """I4: each has the context of its own thread, whoever brings them onto the loop."""
+    seen: list[str] = []
+
+    async def note() -> None:
+        seen.append(user.get())
+
+    def begin(name: str) -> Series:
+        user.set(name)
+        return scope.every(3600, note)
+
+    user.set("loop")
+    async with TaskScope() as scope:
+        series = [in_a_thread(partial(begin, name)) for name in ("first", "second")]
+        scope.schedule(note)
+        await scope.wait_idle()
+        for one in series:
+            one.cancel()
+    assert seen == ["first", "second", "loop"]
 
 
 async def test_thread_cancels_what_the_block_waits_for() -> None:

@@ -222,6 +222,50 @@ async def test_observer_that_schedules() -> None:
     assert [task.state.value for task in follow_ups] == ["succeeded"] * 3
 
 
+async def test_observer_that_schedules_while_threads_tasks_arrive() -> None:
+    """T2: what a thread has scheduled keeps its order, though an observer schedules between."""
+    begun: list[str] = []
+
+    async def begin(name: str) -> None:
+        begun.append(name)
+
+    def watch(event: TaskEvent) -> None:
+        if event.kind == "scheduled" and event.task.args == ("first",):
+            scope.schedule(begin, "of the observer")
+
+    def schedule() -> None:
+        scope.schedule(begin, "first")
+        scope.schedule(begin, "second")
+
+    async with TaskScope(observers=[watch]) as scope:
+        thread = threading.Thread(target=schedule)
+        thread.start()
+        thread.join()
+    assert [name for name in begun if name != "of the observer"] == ["first", "second"]
+    assert len(begun) == 3
+
+
+async def test_context_of_an_observer() -> None:
+    """I4: an observer that hears of `schedule` sees the context of the caller, also a thread's."""
+    seen: list[str] = []
+
+    def watch(event: TaskEvent) -> None:
+        if event.kind == "scheduled":
+            seen.append(place.get())
+
+    def schedule(name: str) -> None:
+        place.set(name)
+        scope.schedule(nothing)
+
+    async with TaskScope(observers=[watch]) as scope:
+        for name in ("first", "second"):
+            thread = threading.Thread(target=schedule, args=(name,))
+            thread.start()
+            thread.join()
+        scope.schedule(nothing)
+    assert seen == ["first", "second", "nowhere"]
+
+
 async def test_event_has_the_handle() -> None:
     """An observer gets the same handle that the caller has."""
     watch = Watch()

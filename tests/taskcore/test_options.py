@@ -738,6 +738,24 @@ async def test_drain_cancels_what_is_delayed_beyond_the_grace_period() -> None:
     assert report.duration == 3
 
 
+@pytest.mark.timeout(20)
+async def test_no_delay_at_all_while_a_drain_looks() -> None:
+    """S1: a drain ends on every loop, though uvloop does not tell the time of what is due."""
+    begin = asyncio.Event()
+
+    async def parent() -> None:
+        await begin.wait()
+        scope.task(name="child", delay=0).schedule(asyncio.sleep, 0)
+
+    async with TaskScope() as scope:
+        scope.task(name="parent", shield=True).schedule(parent)
+        drain = asyncio.create_task(scope.drain())
+        await asyncio.sleep(0)
+        begin.set()
+        report = await drain
+    assert {entry.name for entry in report.succeeded} == {"parent", "child"}
+
+
 @pytest.mark.virtual
 async def test_drain_does_not_wait_for_a_delay_that_began_in_it() -> None:
     """What a shielded task schedules with a delay while it is drained is not lost for it."""

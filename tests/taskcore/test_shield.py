@@ -47,6 +47,23 @@ async def test_shielded_task_is_not_listed() -> None:
         await scope.drain()
 
 
+async def test_shielded_task_is_not_listed_when_the_one_that_opened_its_scope_has_ended() -> None:
+    """S2: a scope may outlive the shielded task in which it was entered; its own shields hold."""
+    inner = TaskScope(grace_period=0, shield_timeout=0)
+
+    async def enter() -> None:
+        await inner.__aenter__()
+        inner.schedule(hang)
+        inner.task(shield=True).schedule(hang)
+
+    async with TaskScope() as scope:
+        before = asyncio.all_tasks()
+        await scope.task(shield=True).schedule(enter)
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks() - before) == 1
+        await inner.drain()
+
+
 async def test_clean_up_of_leftover_tasks() -> None:
     """S2: whoever cancels every task that asyncio lists does not reach a shielded one."""
     release = asyncio.Event()

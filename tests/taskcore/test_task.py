@@ -15,6 +15,7 @@ import pytest
 
 from taskcore import Task, TaskConfig, TaskScope, TaskState
 from taskcore._run import EAGER
+from taskcore._state import FINAL
 from taskcore.errors import (
     TaskCancelledError,
     TaskcoreError,
@@ -82,6 +83,23 @@ async def test_failure() -> None:
         with pytest.raises(ValueError, match="boom"):
             task.result()
         assert (task.state, task.done(), task.cancelled()) == (TaskState.FAILED, True, False)
+
+
+async def test_outcome_is_there_when_the_state_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that sees that a task has ended finds what came of it."""
+    state: Any = Task.__dict__["_state"]
+    found: list[bool] = []
+
+    def assign(task: Task[..., Any], new: TaskState) -> None:
+        if new in FINAL:
+            found.append(hasattr(task, "_outcome"))
+        state.__set__(task, new)
+
+    monkeypatch.setattr(Task, "_state", property(state.__get__, assign))
+    async with TaskScope() as scope:
+        scope.schedule(asyncio.sleep, 0)
+        scope.task(on_error=lambda task, error: None).schedule(int, "no number")
+    assert found == [True, True]
 
 
 async def test_unfinished() -> None:

@@ -84,16 +84,16 @@ def _is_disconnect(error: BaseException) -> bool:
 
 
 class _Watch:
-    """Hears what leaves the two exit stacks of a request; it is on both, and the inner ends first.
+    """Hears what leaves the inner exit stack of a request by `__exit__`, the outer by `__aexit__`.
 
-    An object with `__exit__`, as a stack takes a function at twice the cost.
+    It may come onto them when the inner one has ended. An object with these methods, as a
+    stack takes a function at twice the cost.
     """
 
-    __slots__ = ("_in_endpoint", "_unit")
+    __slots__ = ("_unit",)
 
     def __init__(self, unit: Lifecycle) -> None:
         self._unit = unit
-        self._in_endpoint = True
 
     def __exit__(
         self,
@@ -101,16 +101,20 @@ class _Watch:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        from_endpoint, self._in_endpoint = self._in_endpoint, False
-        if error is None or _is_disconnect(error):
-            return
-        unit = self._unit
+        if error is not None and not _is_disconnect(error):
+            self._unit.fail()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         # Of dependencies, a cancellation may come after the whole response, and what the server
         # raised because the client is gone is no failure: the ASGI layer judges both.
-        if from_endpoint or not (
-            isinstance(error, asyncio.CancelledError) or error is unit.origin.get(LOST)
-        ):
-            unit.fail()
+        lost = self._unit.origin.get(LOST)
+        if error is not lost and not isinstance(error, asyncio.CancelledError):
+            self.__exit__(kind, error, traceback)
 
 
 def watch(unit: Lifecycle) -> None:
@@ -127,4 +131,4 @@ def watch(unit: Lifecycle) -> None:
         scope[_WATCHED] = request_stack
         one: Any = _Watch(unit)  # it is not entered, so it has no `__enter__`
         function_stack.push(one)
-        request_stack.push(one)
+        request_stack.push_async_exit(one)

@@ -47,6 +47,7 @@ class Books(Observed):
         "_drain",
         "_host",
         "_idle_waiters",
+        "_is_letting_in",
         "_is_plain",
         "_lane",
         "_lanes",
@@ -88,7 +89,8 @@ class Books(Observed):
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
         self._door = threading.Lock()  # for the two lines below, which threads look at
         # What threads have accepted, and the loop has not seen.
-        self._on_the_way: deque[Callable[[], None]] = deque()
+        self._on_the_way: deque[Callable[[], object]] = deque()
+        self._is_letting_in = False
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._drain: Drain | None = None
         self._pool_sizes = {"thread": threads, "process": processes}
@@ -213,8 +215,8 @@ class Books(Observed):
             del self._tasks[task]
         except KeyError:
             return  # it ended after all, when it had been abandoned, which was reported
+        task._outcome = value  # before the state: a thread may look
         task._state = _SUCCEEDED
-        task._outcome = value
         self._succeeded += 1
         if task._waiters is not None:
             task._wake()
@@ -228,8 +230,8 @@ class Books(Observed):
         before = task._state
         if before is _ABANDONED:
             return
-        task._state = state
         task._outcome = outcome
+        task._state = state
         self._ended_otherwise[state] += 1
         if before is _DEFERRED:
             self._let_go_of_deferred(task)

@@ -284,7 +284,7 @@ def _check_handler(option: str, handler: TaskErrorHandler) -> None:
             f"on_error={handler!r} cannot be called; pass a function (task, exception) -> Any"
         )
     try:
-        inspect.signature(handler).bind(None, None)
+        inspect.signature(handler, follow_wrapped=False).bind(None, None)
     except TypeError:
         raise ConfigTypeError(
             f"on_error={handler!r} does not take two arguments; "

@@ -139,7 +139,7 @@ class Intake(Books, ScopeScheduler):
         here: bool,
     ) -> AnyTask:
         """Accept a task of any kind, in any state of the scope, from anywhere."""
-        if here and self._on_the_way:
+        if here and self._on_the_way and not self._is_letting_in:
             self._let_in()  # they were scheduled before (T2)
         if not here or self._state is not _OPEN:
             config = self._check_intake(f"'{name_of(func)}'", config)
@@ -171,7 +171,8 @@ class Intake(Books, ScopeScheduler):
             if self._state is ScopeState.CLOSED or self._loop.is_closed():
                 return False
             self._loop.call_soon_threadsafe(self._let_in)
-            self._on_the_way.append(partial(arrive, *args))
+            # In the caller's context (I4), whoever lets it in: for its series and observers.
+            self._on_the_way.append(partial(copy_context().run, arrive, *args))
             self._is_plain = False
             return True
 
@@ -183,7 +184,12 @@ class Intake(Books, ScopeScheduler):
                     self._is_plain = self._is_undisturbed()
                     break
                 arrive = self._on_the_way.popleft()
-            arrive()
+            # What an observer or a series schedules meanwhile must not let in the next first.
+            self._is_letting_in = True
+            try:
+                arrive()
+            finally:
+                self._is_letting_in = False
         if not self._tasks:
             self._wake_idle_waiters()
         if self._drain is not None:

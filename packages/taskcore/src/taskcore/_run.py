@@ -59,7 +59,7 @@ class Runner(asyncio.Task[None]):
 
     def adopt(self, child: asyncio.Task[Any]) -> bool:
         """Let a child share shield and abandonment; return whether it is hidden now."""
-        hidden = self._is_shielded()
+        hidden = self.is_shielded()
         if not hasattr(self, "children"):
             self.children = WeakSet()
             if hidden:
@@ -69,9 +69,10 @@ class Runner(asyncio.Task[None]):
             hide(child)
         return hidden
 
-    def _is_shielded(self) -> bool:
+    def is_shielded(self) -> bool:
+        """Whether its own shield, or that of the task that opened its scope, holds now."""
         host = self.task._scope._host
-        shielded = self.task.config.shielded or (host is not None and host._is_shielded())
+        shielded = self.task.config.shielded or (host is not None and host.is_shielded())
         return shielded and not self.done()
 
 
@@ -153,8 +154,11 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
         if task._waiters is not None or scope._observers:
             scope._enter(task)
             task._tell_begun()
-    elif scope._observers:
-        scope._enter(task)
+    else:
+        if not task.config._shielded:
+            inside_shield.set(None)  # not that of the task which scheduled it
+        if scope._observers:
+            scope._enter(task)
     try:
         value = await work
     except BaseException as error:

@@ -26,9 +26,10 @@ def hide(runner: asyncio.Task[Any]) -> None:
 
 
 def list_children(runner: asyncio.Task[Any]) -> None:
-    """Put back on the list what a shielded task has started itself and left behind."""
+    """Put back on the list what a shielded task has left behind, unless it is shielded itself."""
     for child in getattr(runner, "children", ()):
-        if not child.done():
+        is_shielded = getattr(child, "is_shielded", bool)  # that of a `Runner`
+        if not child.done() and not is_shielded():
             asyncio._register_task(child)  # pyright: ignore[reportPrivateUsage]
 
 

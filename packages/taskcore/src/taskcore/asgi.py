@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from typing import Any, TypeAlias, Unpack, cast
 
 from taskcore._config import TaskConfig
@@ -157,13 +158,13 @@ class TasksMiddleware:
         if tasks is None or (kind != "http" and kind != "websocket"):
             await self._serve_without_scope(scope, receive, send)
             return
-        unit = _RequestUnit(tasks, scope, send)
+        unit = _RequestUnit(tasks, scope)
         outer = scope.get(UNIT)
         scope[UNIT] = unit
         scope_token = current_scope_var.set(tasks)
         unit_token = current_unit_var.set(unit)
         try:
-            await self.app(scope, receive, unit.send)
+            await self.app(scope, receive, partial(unit.send, send))
         except BaseException as error:
             if not unit.excuses(error, self.disconnect_errors):
                 unit.fail()
@@ -173,6 +174,7 @@ class TasksMiddleware:
             current_scope_var.reset(scope_token)
             scope[UNIT] = outer  # or each request would leave a cycle behind
             if unit._lost is not None:
+                unit._lost = None  # its traceback leads back here
                 unit.origin.pop(LOST, None)
             unit._reach(2)
 
@@ -189,19 +191,21 @@ class TasksMiddleware:
 
 
 class _RequestUnit(Lifecycle):
-    """The unit of work of one request, which sees what goes out and so knows its moments."""
+    """The unit of work of one request, which sees what goes out and so knows its moments.
 
-    __slots__ = ("_complete", "_lost", "_send")
+    It holds nothing of the server's, as tasks hold it, and may outlive the request.
+    """
 
-    def __init__(self, tasks: TaskScope, origin: ASGIScope, send: Send) -> None:
+    __slots__ = ("_complete", "_lost")
+
+    def __init__(self, tasks: TaskScope, origin: ASGIScope) -> None:
         Lifecycle.__init__(self, tasks, _PHASES, tasks.config, None)
         self.origin = origin
         self.driver = asyncio.current_task()
-        self._send = send
         self._complete = False
         self._lost: OSError | None = None  # what the server raised since the client is gone
 
-    async def send(self, message: Message) -> None:
+    async def send(self, send: Send, message: Message) -> None:
         kind = message["type"]
         if kind == "http.response.start":
             if self._reach(1):  # after_route
@@ -212,7 +216,7 @@ class _RequestUnit(Lifecycle):
         ):
             self._complete = True
         try:
-            await self._send(message)
+            await send(message)
         except OSError as error:
             self._lost = self.origin[LOST] = error
             raise
