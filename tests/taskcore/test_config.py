@@ -96,7 +96,7 @@ OPTIONS = st.fixed_dictionaries(
 def test_merge(one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]) -> None:
     """What the other sets wins, what it leaves out stays, and the order of merging is free."""
     first, second, third = TaskConfig(**one), TaskConfig(**two), TaskConfig(**three)
-    assert first.merge(second) == TaskConfig(**{**one, **two})
+    assert first.merge(second) == first.refine(**two) == TaskConfig(**{**one, **two})
     assert first == TaskConfig(**one)
     assert first.merge(TaskConfig()) == TaskConfig().merge(first) == first
     assert first.merge(second).merge(third) == first.merge(second.merge(third))

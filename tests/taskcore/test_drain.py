@@ -513,6 +513,58 @@ async def test_stuck_error_handler_in_a_thread(caplog: pytest.LogCaptureFixture)
     assert "in handler\n" in record.getMessage()
 
 
+async def test_observer_cancels_what_would_be_refused_next() -> None:
+    """S3: of two tasks whose phase comes too late, the end of one may cancel the other."""
+    tasks: list[Task[..., Any]] = []
+    ended: list[Task[..., Any]] = []
+
+    def watch(event: TaskEvent) -> None:
+        if event.kind == "finished" and event.task in tasks:
+            ended.append(event.task)
+            tasks[1].cancel()
+
+    async def reach_a_phase_too_late() -> None:
+        unit = scope.lifecycle("end")
+        try:
+            await hang()
+        finally:
+            tasks.extend(unit.phase("end").schedule(hang) for _ in range(2))
+            unit.advance("end")
+
+    async with drained(grace_period=0, shield_timeout=0, observers=[watch]) as scope:
+        scope.task(shield=True).schedule(reach_a_phase_too_late)
+        await asyncio.sleep(0)
+        assert len((await scope.drain()).cancelled) == 3
+    assert ended == tasks
+
+
+async def test_function_in_a_thread_schedules_while_it_is_drained() -> None:
+    """S2: in a drain a shielded function in a thread may schedule, an unshielded one may not."""
+    refused: list[type[Exception]] = []
+    draining = threading.Event()
+
+    async def more() -> str:
+        return "more"
+
+    def schedule_more() -> None:
+        draining.wait()
+        try:
+            scope.task(name="more").schedule(more)
+        except ScopeClosedError as error:
+            refused.append(type(error))
+
+    async with drained(threads=2) as scope:
+        shielded = scope.task(name="shielded", shield=True).schedule(schedule_more)
+        plain = scope.task(name="plain").schedule(schedule_more)
+        while_busy(lambda: not (shielded.done() and plain.done()))
+        await until(lambda: shielded.started.is_set() and plain.started.is_set())
+        drain = asyncio.create_task(scope.drain())
+        await until(lambda: scope.state is not ScopeState.OPEN)
+        draining.set()
+        assert became(await drain) == dict.fromkeys(("shielded", "plain", "more"), "succeeded")
+    assert refused == [ScopeClosedError]
+
+
 async def test_deferred_tasks_are_never_abandoned() -> None:
     """S3: a task that never began is reported as cancelled, however late it came."""
     async with drained(grace_period=0, shield_timeout=0) as scope:

@@ -603,3 +603,9 @@ async def settle_thread(scope: TaskScope) -> None:
 
 def do_nothing() -> None:
     pass
+
+
+def test_made_by_hand() -> None:
+    """I7: a task is made by `schedule` alone, and the error says so."""
+    with pytest.raises(TypeError, match=r"schedule\(function, ...\) returns one"):
+        Task()

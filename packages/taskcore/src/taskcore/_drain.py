@@ -300,7 +300,8 @@ class Drain:
             if stop_by > now:
                 return
             runner = task._runner
-            if runner is not None:  # else it has ended; a drain must not fail, whatever else does
+            # Else it has ended; a drain must not fail, whatever else does.
+            if runner is not None:  # pragma: no branch
                 say_abandoned(task, coroutine_stack(runner, without=OWN_FILES))
                 abandon(runner)
                 task._finish(TaskState.ABANDONED)

@@ -133,7 +133,7 @@ def begin(task: AnyTask) -> None:
         runner.task = task
         scope._tasks[task] = runner
         is_over = False
-    if not is_over:
+    if not is_over:  # pragma: no branch (up to 3.11)
         if scope._host is not None:
             scope._host.adopt(runner)
         if task.config._shielded:

@@ -441,7 +441,8 @@ _id_lock = threading.Lock()
 
 def _give_id(task: AnyTask) -> int:
     with _id_lock:
-        if not hasattr(task, "_id"):  # another thread may have asked at the same time
+        # Another thread may have asked at the same time.
+        if not hasattr(task, "_id"):  # pragma: no branch
             task._id = next(_ids)
     return task._id
 
