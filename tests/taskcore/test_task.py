@@ -399,6 +399,20 @@ async def test_outside_cancellation_while_it_runs() -> None:
         assert task.cancelled()
 
 
+async def test_outside_cancellation_when_it_has_ended() -> None:
+    """I1: who kept the asyncio task of a task that has ended may cancel it, to no effect."""
+
+    async def run() -> asyncio.Task[Any] | None:
+        return asyncio.current_task()
+
+    async with TaskScope() as scope:
+        task = scope.schedule(run)
+        runner = await task
+        assert runner is not None
+        assert not runner.cancel()
+        assert task.state is TaskState.SUCCEEDED
+
+
 def test_loop_that_ends_before_its_tasks() -> None:
     """A task whose loop was closed under it is abandoned once its coroutine is destroyed."""
     handles: list[Task[..., Any]] = []
@@ -446,6 +460,22 @@ async def test_finished_task_is_not_held(func: Callable[[Payload], Any]) -> None
         del task, payload
         await settle_thread(scope)
         assert [ref() for ref in gone] == [None, None]
+
+
+async def test_finished_task_is_not_held_until_the_next_has_begun() -> None:
+    """I6: what a task returned is gone when the one that begins after it begins."""
+    results: list[weakref.ref[Payload]] = []
+    held: list[bool] = []
+
+    async def run() -> Payload:
+        held.extend(result() is not None for result in results)
+        results.append(weakref.ref(payload := Payload()))
+        return payload
+
+    async with TaskScope() as scope:
+        for _ in range(3):
+            scope.schedule(run)
+    assert held == [False] * 3
 
 
 async def test_finished_shielded_task_is_not_held_by_what_it_scheduled() -> None:

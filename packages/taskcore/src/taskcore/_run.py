@@ -47,6 +47,8 @@ class Runner(asyncio.Task[None]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel; if `run` has not begun, end our task here and now."""
+        if self.done():
+            return False  # it may have no coroutine: 3.12.1 crashes when asked for it
         scope = self.task._scope
         if not scope._loop.is_running():
             # The clean-up of the loop: whoever owns the scope has not heard of it yet.
