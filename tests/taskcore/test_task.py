@@ -478,6 +478,35 @@ async def test_finished_task_is_not_held_until_the_next_has_begun() -> None:
     assert held == [False] * 3
 
 
+async def once(func: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    return await func(*args)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"timeout": 60.0}, {"retry": once}, {"name": "named"}])
+async def test_finished_task_is_not_held_by_an_error_that_it_caught(
+    options: dict[str, Any], turns: int
+) -> None:
+    """I6, C3: an error that a function caught and returned leads back to no task, nor a cycle."""
+
+    async def run() -> Exception:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        try:
+            raise ValueError
+        except ValueError as error:
+            return error
+
+    async with TaskScope() as scope:
+        task = scope.task(**options).schedule(run)
+        error = await task
+        gone = weakref.ref(task)
+        del task
+        await asyncio.sleep(0)
+        assert error.__traceback__ is not None
+        assert gone() is None
+
+
 async def test_finished_shielded_task_is_not_held_by_what_it_scheduled() -> None:
     """I6: what a shielded task schedules has its context, and does not keep it."""
     release = asyncio.Event()

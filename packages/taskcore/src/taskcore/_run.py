@@ -170,10 +170,12 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
                 task._finish(TaskState.ABANDONED)
             raise
         await _fail(task, error)
-        # From 3.12 on the user's frame leads back to this one, and the task to the error.
-        del task, work
     else:
         scope._succeed(task, value)
+        del value
+    # From 3.12 on the user's frame leads back to this one, and an error to that frame: the
+    # task's, or one that the function caught and kept, or returned.
+    del task, work
 
 
 def _is_running(task: AnyTask) -> bool:
