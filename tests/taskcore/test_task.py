@@ -9,11 +9,12 @@ import traceback
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from taskcore import Task, TaskConfig, TaskScope, TaskState
+from taskcore import Task, TaskConfig, TaskScope, TaskState, current_task
 from taskcore._run import EAGER
 from taskcore._state import FINAL
 from taskcore.errors import (
@@ -35,6 +36,14 @@ async def boom() -> None:
 
 
 def boom_in_thread() -> None:
+    raise ValueError("boom")
+
+
+in_context: ContextVar[Task[..., Any] | None] = ContextVar("in_context", default=None)
+
+
+async def boom_in_context() -> None:
+    in_context.set(current_task())
     raise ValueError("boom")
 
 
@@ -602,7 +611,9 @@ async def again(func: Callable[..., Any], *args: Any) -> Any:
     [{}, {"timeout": 60.0}, {"retry": again, "limiter": asyncio.Semaphore()}],
     ids=["bare", "configured", "retried"],
 )
-@pytest.mark.parametrize("func", [keep, keep_in_thread, boom, boom_in_thread, asyncio.Event.wait])
+@pytest.mark.parametrize(
+    "func", [keep, keep_in_thread, boom, boom_in_thread, boom_in_context, asyncio.Event.wait]
+)
 async def test_tasks_leave_no_cycle(func: Callable[..., Any], options: dict[str, Any]) -> None:
     """C3: tasks that succeed, fail or are cancelled leave the cycle collector nothing."""
     async with TaskScope(threads=1, config=TaskConfig(on_error=ignore)) as scope:

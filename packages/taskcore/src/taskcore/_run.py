@@ -141,7 +141,7 @@ def begin(task: AnyTask) -> None:
         if task.config._shielded:
             hide(runner)
     # The frame of a function that raised in its first step leads back to this one.
-    del task, runner, work
+    del task, runner, work, context
 
 
 async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> None:
