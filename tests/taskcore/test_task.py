@@ -9,11 +9,12 @@ import traceback
 import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from taskcore import Task, TaskConfig, TaskScope, TaskState
+from taskcore import Task, TaskConfig, TaskScope, TaskState, current_task
 from taskcore._run import EAGER
 from taskcore._state import FINAL
 from taskcore.errors import (
@@ -35,6 +36,14 @@ async def boom() -> None:
 
 
 def boom_in_thread() -> None:
+    raise ValueError("boom")
+
+
+in_context: ContextVar[Task[..., Any] | None] = ContextVar("in_context", default=None)
+
+
+async def boom_in_context() -> None:
+    in_context.set(current_task())
     raise ValueError("boom")
 
 
@@ -399,6 +408,20 @@ async def test_outside_cancellation_while_it_runs() -> None:
         assert task.cancelled()
 
 
+async def test_outside_cancellation_when_it_has_ended() -> None:
+    """I1: who kept the asyncio task of a task that has ended may cancel it, to no effect."""
+
+    async def run() -> asyncio.Task[Any] | None:
+        return asyncio.current_task()
+
+    async with TaskScope() as scope:
+        task = scope.schedule(run)
+        runner = await task
+        assert runner is not None
+        assert not runner.cancel()
+        assert task.state is TaskState.SUCCEEDED
+
+
 def test_loop_that_ends_before_its_tasks() -> None:
     """A task whose loop was closed under it is abandoned once its coroutine is destroyed."""
     handles: list[Task[..., Any]] = []
@@ -446,6 +469,51 @@ async def test_finished_task_is_not_held(func: Callable[[Payload], Any]) -> None
         del task, payload
         await settle_thread(scope)
         assert [ref() for ref in gone] == [None, None]
+
+
+async def test_finished_task_is_not_held_until_the_next_has_begun() -> None:
+    """I6: what a task returned is gone when the one that begins after it begins."""
+    results: list[weakref.ref[Payload]] = []
+    held: list[bool] = []
+
+    async def run() -> Payload:
+        held.extend(result() is not None for result in results)
+        results.append(weakref.ref(payload := Payload()))
+        return payload
+
+    async with TaskScope() as scope:
+        for _ in range(3):
+            scope.schedule(run)
+    assert held == [False] * 3
+
+
+async def once(func: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+    return await func(*args)
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"timeout": 60.0}, {"retry": once}, {"name": "named"}])
+async def test_finished_task_is_not_held_by_an_error_that_it_caught(
+    options: dict[str, Any], turns: int
+) -> None:
+    """I6, C3: an error that a function caught and returned leads back to no task, nor a cycle."""
+
+    async def run() -> Exception:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        try:
+            raise ValueError
+        except ValueError as error:
+            return error
+
+    async with TaskScope() as scope:
+        task = scope.task(**options).schedule(run)
+        error = await task
+        gone = weakref.ref(task)
+        del task
+        await asyncio.sleep(0)
+        assert error.__traceback__ is not None
+        assert gone() is None
 
 
 async def test_finished_shielded_task_is_not_held_by_what_it_scheduled() -> None:
@@ -543,7 +611,9 @@ async def again(func: Callable[..., Any], *args: Any) -> Any:
     [{}, {"timeout": 60.0}, {"retry": again, "limiter": asyncio.Semaphore()}],
     ids=["bare", "configured", "retried"],
 )
-@pytest.mark.parametrize("func", [keep, keep_in_thread, boom, boom_in_thread, asyncio.Event.wait])
+@pytest.mark.parametrize(
+    "func", [keep, keep_in_thread, boom, boom_in_thread, boom_in_context, asyncio.Event.wait]
+)
 async def test_tasks_leave_no_cycle(func: Callable[..., Any], options: dict[str, Any]) -> None:
     """C3: tasks that succeed, fail or are cancelled leave the cycle collector nothing."""
     async with TaskScope(threads=1, config=TaskConfig(on_error=ignore)) as scope:

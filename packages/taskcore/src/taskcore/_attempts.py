@@ -67,7 +67,10 @@ async def attempts(task: AnyTask) -> Any:
     """All that a task comes to; returns what its function returned, or raises its last error."""
     retry = task.config.retry
     if retry is None:
-        return await _limited(task, task.args, task.kwargs)
+        try:
+            return await _limited(task, task.args, task.kwargs)
+        finally:
+            del task  # as in `run`
     # By reference, as the frames of `retry` hold it, and an error those frames.
     attempt = partial(_attempt, ref(task), itertools.count(1))
     answer = retry(attempt, *task.args, **task.kwargs)
@@ -82,6 +85,7 @@ async def attempts(task: AnyTask) -> Any:
             f"retry={retry!r} of task '{task.name}' called the function and did not await it, "
             "so it would never retry; pass an async callable, such as tenacity.AsyncRetrying()"
         )
+    del task
     return await answer
 
 
@@ -106,31 +110,38 @@ async def _attempt(
 
 async def _limited(task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     limiter = task.config.limiter
-    if limiter is None:
-        return await _timed(task, args, kwargs)
-    async with limiter:
-        return await _timed(task, args, kwargs)
+    try:
+        if limiter is None:
+            return await _timed(task, args, kwargs)
+        async with limiter:
+            return await _timed(task, args, kwargs)
+    finally:
+        del task
 
 
 async def _timed(task: AnyTask, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     seconds = task.config.timeout
-    if seconds is None:
-        return await invoke(task, task.func, args, kwargs)
-    bound = asyncio.timeout(seconds)
+    value = bound = None
     try:
-        async with bound:
-            value = await invoke(task, task.func, args, kwargs)
-    except TimeoutError:
-        if not bound.expired():
-            raise
-    else:
-        if not bound.expired():
-            return value
-    raise TaskTimeoutError(
-        f"task '{task.name}' (id {task.id}) took longer than timeout={seconds} s; "
-        "raise its timeout, or retry it",
-        seconds,
-    )
+        if seconds is None:
+            return await invoke(task, task.func, args, kwargs)
+        bound = asyncio.timeout(seconds)
+        try:
+            async with bound:
+                value = await invoke(task, task.func, args, kwargs)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+        else:
+            if not bound.expired():
+                return value
+        raise TaskTimeoutError(
+            f"task '{task.name}' (id {task.id}) took longer than timeout={seconds} s; "
+            "raise its timeout, or retry it",
+            seconds,
+        )
+    finally:
+        del task, bound, value
 
 
 # -- the call: on the loop, in a thread, a process, or an executor of the user's ------------
@@ -162,8 +173,12 @@ async def invoke(
     else:
         executor = UserExecutor(where, task._scope._loop)
         answer = await _in_thread(task, executor, partial(func, *args, **kwargs), begun)
-    # A lambda that returns a coroutine, or an async function behind a plain decorator.
-    return await answer if inspect.iscoroutine(answer) else answer
+    del task, begun
+    try:
+        # A lambda that returns a coroutine, or an async function behind a plain decorator.
+        return await answer if inspect.iscoroutine(answer) else answer
+    finally:
+        del answer
 
 
 def _nothing() -> None:

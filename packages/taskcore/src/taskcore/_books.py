@@ -168,15 +168,17 @@ class Books(Observed):
 
     def _begin_ready(self) -> None:  # pragma: no cover (from 3.12)
         """Begin what was ready when this turn of the loop came."""
-        ready, self._ready = iter(self._ready), []
+        ready, self._ready = self._ready, []
+        ready.reverse()
         task: AnyTask | None
         try:
-            for task in ready:
+            while ready:
+                task = ready.pop()  # not held here until the others have begun
                 if task._state is _SCHEDULED:  # else it was cancelled
                     begin(task)
         finally:
-            for task in ready:  # Ctrl-C, where nobody handles the signal
-                self._start(task)
+            while ready:  # Ctrl-C, where nobody handles the signal
+                self._start(ready.pop())
             task = None  # as in `begin`
 
     def _phase_came(self, task: AnyTask) -> None:

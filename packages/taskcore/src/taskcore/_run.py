@@ -47,6 +47,8 @@ class Runner(asyncio.Task[None]):
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Cancel; if `run` has not begun, end our task here and now."""
+        if self.done():
+            return False  # it may have no coroutine: 3.12.1 crashes when asked for it
         scope = self.task._scope
         if not scope._loop.is_running():
             # The clean-up of the loop: whoever owns the scope has not heard of it yet.
@@ -139,7 +141,7 @@ def begin(task: AnyTask) -> None:
         if task.config._shielded:
             hide(runner)
     # The frame of a function that raised in its first step leads back to this one.
-    del task, runner, work
+    del task, runner, work, context
 
 
 async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> None:
@@ -168,10 +170,12 @@ async def run(task: AnyTask, work: Coroutine[Any, Any, Any], direct: bool) -> No
                 task._finish(TaskState.ABANDONED)
             raise
         await _fail(task, error)
-        # From 3.12 on the user's frame leads back to this one, and the task to the error.
-        del task, work
     else:
         scope._succeed(task, value)
+        del value
+    # From 3.12 on the user's frame leads back to this one, and an error to that frame: the
+    # task's, or one that the function caught and kept, or returned.
+    del task, work
 
 
 def _is_running(task: AnyTask) -> bool:
