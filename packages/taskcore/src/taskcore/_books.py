@@ -87,10 +87,10 @@ class Books(Observed):
         self._ready: list[AnyTask] = []  # those that begin at the loop's next turn
         self._deferred: dict[AnyTask, Lifecycle] = {}
         self._timers: dict[AnyTask, asyncio.TimerHandle] = {}
-        self._door = threading.Lock()  # for the two lines below, which threads look at
+        self._door = threading.Lock()  # for the next attribute, and what threads count
         # What threads have accepted, and the loop has not seen.
         self._on_the_way: deque[Callable[[], object]] = deque()
-        self._is_letting_in = False
+        self._is_letting_in = False  # while one of them arrives
         self._idle_waiters: list[asyncio.Future[None]] = []
         self._drain: Drain | None = None
         self._pool_sizes = {"thread": threads, "process": processes}

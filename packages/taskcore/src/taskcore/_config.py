@@ -121,7 +121,7 @@ class TaskConfig:
 
     # What the options come to, for each task to look at: an attribute of the instance is
     # found at half of the cost of a default of the class, and less on Python 3.11.
-    _direct: ClassVar[bool]  # it needs nothing but to await its function: see `_run.start`
+    _direct: ClassVar[bool]  # it needs nothing but to await its function: see `_run.begin`
     _shielded: ClassVar[bool]
     _runs_after: ClassVar[tuple[bool, bool]]  # a success, a failure of its unit of work
 
